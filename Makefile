@@ -1,0 +1,58 @@
+# Every target sets up what it needs. Nothing is written outside this folder and a temporary directory.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+T ?= tests
+ARGS ?=
+
+export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
+
+.PHONY: help install demo test check format lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
+		while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+$(STAMP): constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'make: no python3.11 or newer found; install one, or say make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'make: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	@echo 'make: building .venv from constraints.txt (pinned, hash-checked); about 20 s'
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --require-hashes --only-binary :all: -r constraints.txt
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(STAMP) ## build .venv from the pinned versions
+
+demo: $(STAMP) ## show the main job on real Envoys (ARGS=--exit ends by itself)
+	@$(BIN)/authz mesh demo $(ARGS)
+
+test: $(STAMP) ## run every test, with real Envoys (T=tests/unit runs a part)
+	@$(BIN)/python -m pytest $(T)
+
+check: $(STAMP) ## lint, format, types and import directions
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --cache-dir .cache/import-linter
+
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix-only --exit-zero -q .
+	@$(BIN)/ruff format .
+
+lock: ## pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --no-annotate \
+		--custom-compile-command 'make lock' pyproject.toml --output-file constraints.txt --upgrade
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .cache .authz build *.egg-info

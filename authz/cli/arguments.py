@@ -1,0 +1,73 @@
+"""How every command of the line takes its arguments: the same help, the same environment, the same exit status.
+
+Each flag can be set by an environment variable `AUTHZ_<FLAG>`; what is typed wins over it. A command's help ends
+in an example that runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any, Never
+
+from authz.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Run = Callable[[argparse.Namespace], int]
+
+YES, NO, USAGE = 0, 1, 2
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that raises :class:`UsageError` instead of leaving, and reads `AUTHZ_<FLAG>`."""
+
+    def __init__(self, *args: Any, example: str = "", **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        if example:
+            kwargs["epilog"] = f"example:\n  {example}"
+        super().__init__(*args, **kwargs)
+
+    def add_flag(self, name: str, *, required: bool = False, **kwargs: Any) -> None:
+        """Add `--name`, whose default is the environment's `AUTHZ_NAME` where that is set.
+
+        A flag with `action="append"` takes one value from the environment; a switch (`store_true`) is on for any
+        value but the empty one, `0` and `false`.
+        """
+        variable = "AUTHZ_" + name.removeprefix("--").replace("-", "_").upper()
+        value = os.environ.get(variable)
+        if value is not None:
+            if kwargs.get("action") == "store_true":
+                kwargs["default"] = value.lower() not in {"", "0", "false"}
+            elif kwargs.get("action") == "append":
+                kwargs["default"] = [value]
+            else:
+                kwargs["default"] = value
+        required = required and value is None
+        kwargs["help"] = f"{kwargs.get('help', '')} [{variable}]".replace("%", "%%")
+        self.add_argument(name, required=required, **kwargs)
+
+    def error(self, message: str) -> Never:
+        """Raise what is wrong with the command line, and how to see what is right."""
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+class Subcommands:
+    """The commands of one group, each with its own parser and the function that runs it."""
+
+    def __init__(self, parser: argparse.ArgumentParser, *, dest: str = "command") -> None:
+        self._actions = parser.add_subparsers(dest=dest, metavar="COMMAND", required=True, parser_class=CommandParser)
+
+    def add(self, name: str, run: Run | None, *, summary: str, example: str) -> CommandParser:
+        """Add a command; `run` gets the parsed arguments and gives the exit status."""
+        parser = self._actions.add_parser(name, help=summary, description=summary, example=example)
+        if run is not None:
+            parser.set_defaults(run=run)
+        return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; raises UsageError where it cannot be understood."""
+    return parser.parse_args(arguments)

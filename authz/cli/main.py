@@ -1,0 +1,89 @@
+"""The command `authz`: finds the command's module, runs it, and turns errors into one line and an exit status.
+
+Exit status everywhere: 0 yes / clean / allowed, 1 no / findings / denied, 2 usage or a set that cannot be loaded.
+This is the one place where an error of any kind ends; nobody ever sees a traceback (AUTHZ_TRACEBACK=1 shows it to
+who is working on the program itself).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from authz import __version__
+from authz.cli.arguments import NO, USAGE, YES, CommandParser, Subcommands, parse
+from authz.errors import AuthzError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: command -> (module that adds its parser, what it does); a module is imported only when its command is called
+_COMMANDS = {
+    "lint": ("authz.cli.policies", "say what is wrong or doubtful in a policy folder"),
+    "test": ("authz.cli.policies", "run the PolicyTests of a policy folder"),
+    "check": ("authz.cli.policies", "answer one call, or many, from a policy folder"),
+    "sidecar": ("authz.cli.sidecar", "run the ext_authz server beside one Envoy"),
+    "mesh": ("authz.cli.mesh", "run every Service of a policy folder on this machine, behind real Envoys"),
+    "envoy": ("authz.cli.envoy", "print the Envoy bootstrap of one Service's sidecar"),
+    "svid": ("authz.cli.svid", "issue and show X.509-SVIDs of a local authority"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 one return for each way to end
+    """Run one command line and give its exit status; never raises, but for KeyboardInterrupt's own status 130."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words[:1] in (["--version"], ["version"]):
+            print(f"authz {__version__}")
+            return YES
+        if not words or words[0] in {"-h", "--help", "help"}:
+            print(_overview())
+            return YES if words else USAGE
+        return _run(words)
+    except AuthzError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing more to say, and nothing to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO
+    except SystemExit as leaving:  # argparse leaves so after --help
+        return leaving.code if isinstance(leaving.code, int) else USAGE
+    except Exception as error:
+        if os.environ.get("AUTHZ_TRACEBACK"):
+            raise
+        print(f"authz: a fault of the program: {type(error).__name__}: {error}", file=sys.stderr)
+        return USAGE
+
+
+def _run(words: list[str]) -> int:
+    if words[0] not in _COMMANDS:
+        print(f"authz: there is no command `{words[0]}`\n\n{_overview()}", file=sys.stderr)
+        return USAGE
+    module = importlib.import_module(_COMMANDS[words[0]][0])
+    parser = CommandParser(prog="authz")
+    module.add_commands(Subcommands(parser))
+    given = parse(parser, words)
+    status: int = given.run(given)
+    sys.stdout.flush()
+    return status
+
+
+def _overview() -> str:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: authz COMMAND ...",
+            "",
+            "Time-boxed, identity-based authorization for every API call between microservices.",
+            "",
+            *lines,
+            "",
+            "`authz COMMAND --help` says more, with an example. Exit status: 0 yes, 1 no, 2 cannot be answered.",
+        ]
+    )

@@ -1,0 +1,53 @@
+"""What is asked: one API call, as the enforcement point saw it.
+
+A :class:`Call` holds what the wire said, unjudged: a path may be malformed, a caller may be unknown. It is
+the evaluation's task to judge. `now` is no field: it is passed beside the call, read once per decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from authz.identity.spiffe_id import SpiffeId
+
+#: NIST SP 800-204B calls it the PEP's request context; Envoy sends at most 60 KiB of headers by default.
+MAX_HEADERS_BYTES = 64 * 1024
+
+
+class Direction(StrEnum):
+    """Which side of the call the sidecar stands on: before the callee, or after the caller."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+class TlsVersion(StrEnum):
+    """A TLS protocol version under the name that Envoy gives it; later members are stronger."""
+
+    TLS_1_2 = "TLSv1_2"
+    TLS_1_3 = "TLSv1_3"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call between workloads.
+
+    `caller` is the verified SPIFFE ID, or None where no identity could be verified.
+    `service` is the Service whose sidecar asks: the destination of an inbound call, the caller of an outbound one.
+    `host` is the Host or :authority header as received; it names the destination of an outbound call and selects
+    nothing inbound. `path` is the raw request target: still encoded, with its query. `headers` are in order, with
+    lower-case names and repeats kept. `tls` is None where the connection's version is not known.
+    """
+
+    direction: Direction
+    service: str
+    caller: SpiffeId | None
+    method: str
+    path: str
+    host: str
+    headers: tuple[tuple[str, bytes], ...] = ()
+    tls: TlsVersion | None = None
+    address: str = ""
