@@ -39,7 +39,8 @@ class Call:
     `service` is the Service whose sidecar asks: the destination of an inbound call, the caller of an outbound one.
     `host` is the Host or :authority header as received; it names the destination of an outbound call and selects
     nothing inbound. `path` is the raw request target: still encoded, with its query. `headers` are in order, with
-    lower-case names and repeats kept. `tls` is None where the connection's version is not known.
+    lower-case names and repeats kept. `tls` is None where the connection's version is not known. `serial` is the
+    serial number, in hex, of the certificate that proved the caller; None where there was none.
     """
 
     direction: Direction
@@ -51,3 +52,4 @@ class Call:
     headers: tuple[tuple[str, bytes], ...] = ()
     tls: TlsVersion | None = None
     address: str = ""
+    serial: str | None = None

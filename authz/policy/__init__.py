@@ -1,0 +1,1 @@
+"""What is allowed: the policy language, from bytes with positions to a decision. Pure."""

@@ -1,0 +1,252 @@
+"""A policy set compiled for answering: everything that does not depend on the call is decided once, here.
+
+Attribute selectors become lists of names, names become tables, paths become tries. A decision looks up the caller,
+the destination, and the rules for exactly these two; what else is in the set costs it nothing.
+
+Callers are split into *units*. Each Service and ThirdParty is one; so is each identity pattern of a rule; and so is
+each large set of names that rules select, so that a rule for a thousand callers is not copied a thousand times. A
+caller belongs to a few units, and a destination keeps one table of rules for each unit that may call it.
+
+# INVARIANT (immutable): nothing changes an index once it is compiled; it may be shared by any number of threads.
+# INVARIANT (order says nothing): an index answers the same whatever the order of files, documents and entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from authz.policy.host import DEFAULT_PORTS
+from authz.policy.identity_pattern import IdentityTable
+from authz.policy.party import EntryTable, Party, Rule
+from authz.policy.revocation import RevokedSerial, canonical_serial
+from authz.policy.schema import Service
+from authz.policy.selection import Selection
+from authz.policy.window import ALWAYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from authz.identity.spiffe_id import SpiffeId, TrustDomain
+    from authz.policy.host import ThirdPartyHost
+    from authz.policy.party import Entry
+    from authz.policy.policy_set import PolicySet
+    from authz.policy.schema import MicroPolicy, ThirdParty
+    from authz.policy.selection import Callers
+
+#: From so many callers on, a set of names becomes one unit instead of being spelled out for each of them.
+LARGE_SET: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyIndex:
+    """What :func:`compile_index` made of a set. Other modules read it through its methods."""
+
+    revision: str
+    trust_domains: frozenset[TrustDomain]
+    _revoked_ids: frozenset[SpiffeId]
+    _revoked_serials: frozenset[RevokedSerial]
+    _services: dict[str, Party] = field(repr=False)
+    _first_identities: dict[str, SpiffeId] = field(repr=False)
+    _owners: IdentityTable[tuple[int, Party]] = field(repr=False)
+    _selected: IdentityTable[tuple[int, frozenset[str] | None]] = field(repr=False)
+    _service_hosts: dict[str, Party] = field(repr=False)
+    _third_party_hosts: dict[tuple[str, bool, int | None], Party] = field(repr=False)
+
+    def has_service(self, name: str) -> bool:
+        """Whether the set has a Service of this name."""
+        return name in self._services
+
+    def service(self, name: str) -> Party | None:
+        """Give the Service of this name."""
+        return self._services.get(name)
+
+    def service_identity(self, name: str) -> SpiffeId | None:
+        """Give the first exact identity of a Service; None if it has none, or does not exist."""
+        return self._first_identities.get(name)
+
+    def identity_owner(self, spiffe_id: SpiffeId) -> str | None:
+        """Give the name of the Service or ThirdParty that an ID belongs to."""
+        owner = self.owner(spiffe_id)
+        return None if owner is None else owner.name
+
+    def owner(self, spiffe_id: SpiffeId) -> Party | None:
+        """Give the Service or ThirdParty that an ID belongs to: an exact entry first, then the most literal pattern."""
+        exact = self._owners.exact(spiffe_id)
+        if exact:
+            return exact[0][1]
+        best: tuple[int, Party] | None = None
+        for found in self._owners.matching(spiffe_id):
+            if best is None or found[0] > best[0]:
+                best = found
+        return None if best is None else best[1]
+
+    def is_revoked(self, spiffe_id: SpiffeId, serial: str | None) -> bool:
+        """Whether an identity, or the certificate with this serial number (in hex) that proved it, is taken back."""
+        if self._revoked_ids and spiffe_id in self._revoked_ids:
+            return True
+        if serial is None or not self._revoked_serials:
+            return False
+        revoked = RevokedSerial(trust_domain=spiffe_id.trust_domain, serial=canonical_serial(serial))
+        return revoked in self._revoked_serials
+
+    def destination(self, name: str, port: int | None) -> Party | None:
+        """Give the Service or ThirdParty that a requested host names."""
+        service = self._service_hosts.get(name)
+        if service is not None:
+            return service
+        hosts = self._third_party_hosts
+        label, _, parent = name.partition(".")
+        if not label:  # `*` is one label, and an empty one is none
+            return None
+        # Exact beats wildcard; of one name, the entry with the port beats the one without.
+        for entry, wildcard in ((name, False), (parent, True)):
+            if port is not None:
+                found = hosts.get((entry, wildcard, port))
+                if found is not None:
+                    return found
+            if port in DEFAULT_PORTS:
+                found = hosts.get((entry, wildcard, None))
+                if found is not None:
+                    return found
+        return None
+
+    def matching_entries(
+        self,
+        caller: SpiffeId,
+        owner: Party | None,
+        destination: Party,
+        method: str,
+        segments: list[str],
+        *,
+        is_grpc: bool,
+    ) -> list[Entry]:
+        """Give what the rules for this caller and destination allow of this method and path, whatever the time."""
+        found: list[Entry] = []
+        for unit in self._units(caller, owner):
+            table = destination.rules.get(unit)
+            if table is not None:
+                found += table.matching(method, segments, is_grpc=is_grpc)
+        return found
+
+    def _units(self, caller: SpiffeId, owner: Party | None) -> Iterable[int]:
+        units = () if owner is None else owner.units
+        if self._selected.is_empty:
+            return units
+        return (*units, *self._selected_units(caller, None if owner is None else owner.name))
+
+    def _selected_units(self, caller: SpiffeId, owner: str | None) -> Iterator[int]:
+        for table in (self._selected.exact(caller), self._selected.matching(caller)):
+            for unit, owners in table:
+                if owners is None or owner in owners:
+                    yield unit
+
+
+def compile_index(policy_set: PolicySet) -> PolicyIndex:
+    """Compile a set; never fails, because a set has no faults.
+
+    Cost: linear in the number of pairs of caller and destination that the rules select.
+    """
+    return _Compiler(policy_set).index()
+
+
+class _Compiler:
+    def __init__(self, policy_set: PolicySet) -> None:
+        self._set = policy_set
+        self._named: dict[str, Service | ThirdParty] = {party.name: party for party in policy_set.parties}
+        self._selection = Selection(policy_set)
+        self._unit_of: dict[object, int] = {}
+        self._units: dict[str, list[int]] = {name: [self._unit(name)] for name in self._named}
+        self._rules: dict[str, dict[int, EntryTable]] = {name: {} for name in self._named}
+        self._selected: IdentityTable[tuple[int, frozenset[str] | None]] = IdentityTable()
+
+    def index(self) -> PolicyIndex:
+        for policy in self._set.micro_policies:
+            self._add(policy)
+        mesh = self._set.mesh
+        parties = {name: self._party(party) for name, party in self._named.items()}
+        owners: IdentityTable[tuple[int, Party]] = IdentityTable()
+        for name, party in self._named.items():
+            for pattern in party.identities:
+                owners.add(pattern, (pattern.literals, parties[name]))
+        return PolicyIndex(
+            revision=self._set.revision,
+            trust_domains=frozenset(mesh.trust_domains),
+            _revoked_ids=frozenset(each for each in mesh.revoked if not isinstance(each, RevokedSerial)),
+            _revoked_serials=frozenset(each for each in mesh.revoked if isinstance(each, RevokedSerial)),
+            _services={service.name: parties[service.name] for service in self._set.services},
+            _first_identities=dict(_first_identities(self._set.services)),
+            _owners=owners,
+            _selected=self._selected,
+            _service_hosts={
+                host: parties[service.name] for service in self._set.services for host in (service.name, *service.hosts)
+            },
+            _third_party_hosts={
+                _host_key(host): parties[third_party.name]
+                for third_party in self._set.third_parties
+                for host in third_party.hosts
+            },
+        )
+
+    def _party(self, named: Service | ThirdParty) -> Party:
+        api = EntryTable()
+        for entry in named.api if isinstance(named, Service) else ():
+            api.add(entry.operation, Rule(name=entry.name, window=ALWAYS))
+        return Party(
+            name=named.name,
+            is_service=isinstance(named, Service),
+            window=ALWAYS if isinstance(named, Service) else named.window,
+            path_shapes=named.path_shapes,
+            units=tuple(self._units[named.name]),
+            api=api,
+            rules=self._rules[named.name],
+        )
+
+    # --- rules
+
+    def _add(self, policy: MicroPolicy) -> None:
+        rule = Rule(name=policy.name, window=policy.window)
+        units = self._caller_units(self._selection.callers(policy.callers))
+        for target in policy.targets:
+            for name, operations in self._selection.targets(target).items():
+                tables = self._rules[name]
+                for unit in units:
+                    table = tables.get(unit)
+                    if table is None:
+                        table = tables[unit] = EntryTable()
+                    for operation in operations:
+                        table.add(operation, rule)
+
+    def _caller_units(self, callers: Callers) -> set[int]:
+        """Give the units that a rule's `from` stands for."""
+        units: set[int] = set()
+        for selected in callers.identities:
+            known = selected in self._unit_of
+            unit = self._unit(selected)
+            units.add(unit)
+            if not known:
+                self._selected.add(selected.pattern, (unit, selected.owners))
+        if len(callers.names) < LARGE_SET:
+            return units | {self._unit(name) for name in callers.names}
+        known = callers.names in self._unit_of
+        unit = self._unit(callers.names)
+        units.add(unit)
+        if not known:
+            for name in callers.names:
+                self._units[name].append(unit)
+        return units
+
+    def _unit(self, key: object) -> int:
+        return self._unit_of.setdefault(key, len(self._unit_of))
+
+
+def _first_identities(services: Iterable[Service]) -> Iterator[tuple[str, SpiffeId]]:
+    for service in services:
+        for pattern in service.identities:
+            if pattern.exact is not None:
+                yield service.name, pattern.exact
+                break
+
+
+def _host_key(host: ThirdPartyHost) -> tuple[str, bool, int | None]:
+    return host.name, host.wildcard, host.port

@@ -1,0 +1,146 @@
+"""How far rules reach, and which rules lie wholly within another one.
+
+# INVARIANT (sound): a rule is said to lie within another one only if the other allows every call that it allows, at
+# every instant. Not every such pair is found: a rule that only several others together make superfluous is not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from authz.policy.operation import ALL, GrpcOperation, HttpOperation
+from authz.policy.party import GRPC_METHOD
+from authz.policy.route import PathTemplate
+from authz.policy.selection import Callers, Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from authz.policy.policy_set import PolicySet
+    from authz.policy.route import GrpcMethod
+    from authz.policy.schema import MicroPolicy
+    from authz.policy.selection import SelectedIdentities
+    from authz.policy.window import Window
+
+#: A rule is compared with at most so many others for the same caller and destination.
+MAX_COMPARED: Final = 256
+#: A rule for more pairs of caller and destination is not written down under each of them.
+MAX_PAIRS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """Whom a rule is for, and what it allows where, with all selectors resolved."""
+
+    rule: MicroPolicy
+    callers: Callers
+    targets: Mapping[str, tuple[HttpOperation | GrpcOperation, ...]]
+
+    @property
+    def window(self) -> Window:
+        """When the rule is open."""
+        return self.rule.window
+
+    def covers(self, other: Extent) -> bool:
+        """Whether everything that the other rule allows is allowed by this one, at every instant."""
+        return (
+            self.window.covers(other.window)
+            and other.callers.names <= self.callers.names
+            and all(self._covers_identities(each) for each in other.callers.identities)
+            and all(self._covers_target(name, operations) for name, operations in other.targets.items())
+        )
+
+    def _covers_identities(self, other: SelectedIdentities) -> bool:
+        return any(
+            mine.pattern.covers(other.pattern)
+            and (mine.owners is None or (other.owners is not None and other.owners <= mine.owners))
+            for mine in self.callers.identities
+        )
+
+    def _covers_target(self, name: str, operations: Iterable[HttpOperation | GrpcOperation]) -> bool:
+        mine = self.targets.get(name, ())
+        return all(any(_covers(each, part) for each in mine) for operation in operations for part in _parts(operation))
+
+
+def _parts(operation: HttpOperation | GrpcOperation) -> Iterator[tuple[str | None, PathTemplate | GrpcMethod | None]]:
+    """Split an operation into its single pairs of method and path; None is every one."""
+    if isinstance(operation, GrpcOperation):
+        for method in operation.methods:
+            yield GRPC_METHOD, method
+        return
+    for name in (None,) if operation.methods is ALL else sorted(operation.methods):
+        for path in (None,) if operation.paths is ALL else operation.paths:
+            yield name, path
+
+
+def _covers(
+    operation: HttpOperation | GrpcOperation, part: tuple[str | None, PathTemplate | GrpcMethod | None]
+) -> bool:
+    method, path = part
+    if isinstance(operation, GrpcOperation):
+        return any(
+            mine.covers(path) for mine in operation.methods if path is not None and not isinstance(path, PathTemplate)
+        )
+    if operation.methods is not ALL and method not in operation.methods:
+        return False
+    if operation.paths is ALL:
+        return True
+    if path is None:
+        return False
+    template = path if isinstance(path, PathTemplate) else PathTemplate(text=f"/{path}", segments=path.segments)
+    return any(mine.covers(template) for mine in operation.paths)
+
+
+class Extents:
+    """The extents of all rules of a set."""
+
+    def __init__(self, policy_set: PolicySet) -> None:
+        selection = Selection(policy_set)
+        self._by_name: dict[str, Extent] = {}
+        #: by caller (None for identities) and destination; rules for very many pairs by destination only
+        self._by_pair: defaultdict[tuple[str | None, str], list[Extent]] = defaultdict(list)
+        self._broad: defaultdict[str, list[Extent]] = defaultdict(list)
+        for rule in policy_set.micro_policies:
+            targets: dict[str, tuple[HttpOperation | GrpcOperation, ...]] = {}
+            for target in rule.targets:
+                for name, operations in selection.targets(target).items():
+                    targets[name] = (*targets.get(name, ()), *operations)
+            self._add(Extent(rule=rule, callers=selection.callers(rule.callers), targets=targets))
+
+    def _add(self, extent: Extent) -> None:
+        self._by_name[extent.rule.name] = extent
+        callers = _caller_keys(extent)
+        for destination in extent.targets:
+            if len(callers) * len(extent.targets) > MAX_PAIRS:
+                self._broad[destination].append(extent)
+                continue
+            for caller in callers:
+                self._by_pair[caller, destination].append(extent)
+
+    def __getitem__(self, name: str) -> Extent:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[Extent]:
+        return iter(self._by_name.values())
+
+    def covering(self, extent: Extent) -> MicroPolicy | None:
+        """Give a rule that makes this one superfluous; of two that are the same, the smaller name stays."""
+        if extent.callers.nobody or not extent.targets:
+            return None
+        # A rule that covers this one is for all its pairs: one of them is enough to find it.
+        destination = min(extent.targets)
+        caller = min(extent.callers.names, default=None)
+        others: list[Extent] = [*self._by_pair.get((caller, destination), ()), *self._broad.get(destination, ())]
+        for other in others[:MAX_COMPARED]:
+            if other is extent or not other.covers(extent):
+                continue
+            if extent.rule.name < other.rule.name and extent.covers(other):
+                continue
+            return other.rule
+        return None
+
+
+def _caller_keys(extent: Extent) -> list[str | None]:
+    return [*extent.callers.names, *([None] if extent.callers.identities else [])]
