@@ -1,0 +1,182 @@
+"""Where requests go after the check: the app, other Services over mTLS, ThirdParties over TLS.
+
+The protocol that a request came in with is the one it goes on with (`use_downstream_protocol_config`): an app that is
+called by HTTP/2 is called by HTTP/2 from its own sidecar too, so that gRPC, WebSockets and trailers stay what they are.
+Names are resolved by DNS without holding up the start: a destination that is not there yet is a 503, not a sidecar
+that does not run.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterCustomClusterType,
+    ClusterDiscoveryType,
+    UpstreamConnectionOptions,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Http1ProtocolOptions,
+    HttpProtocolOptions as CommonHttpProtocolOptions,
+    UpstreamHttpProtocolOptions,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFamily
+from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster, DnsClusterRefreshRate
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsUseDownstreamHttpConfig,
+)
+
+from authz.proxy import hardening
+from authz.proxy.addresses import Address, TcpAddress
+from authz.proxy.check_filter import authz_cluster
+from authz.proxy.errors import ProxyError
+from authz.proxy.rendering import packed
+from authz.proxy.socket_address import socket_address
+from authz.proxy.tls import service_socket, third_party_socket
+
+if TYPE_CHECKING:
+    from envoy_data_plane.google.protobuf import Any
+
+    from authz.proxy.spec import ServiceDestination, SidecarSpec, ThirdPartyDestination, ThirdPartyHost
+
+APP_CLUSTER = "app"
+
+CONNECT_TIMEOUT = timedelta(seconds=2)
+#: Below the keep-alive of common app servers (Node.js and uvicorn: 5 s), or they close what we are about to use.
+APP_IDLE_TIMEOUT = timedelta(seconds=4)
+#: Below the idle timeout of the listener at the other end (hardening.DOWNSTREAM_IDLE_TIMEOUT), for the same reason.
+PEER_IDLE_TIMEOUT = timedelta(minutes=1)
+#: Of each cluster; Envoy's default of 1024 would be the number of WebSockets that an app may have.
+MAX_CONNECTIONS = 10_000
+#: Without a port an entry of a ThirdParty's `hosts` is reached here.
+HTTPS_PORT = 443
+
+#: Every address that a name resolves to is an endpoint, for as long as the name server says.
+_RESOLVED = ClusterCustomClusterType(
+    name="envoy.clusters.dns",
+    typed_config=packed(
+        DnsCluster(
+            respect_dns_ttl=True,
+            dns_lookup_family=DnsLookupFamily.V4_PREFERRED,
+            dns_failure_refresh_rate=DnsClusterRefreshRate(
+                base_interval=timedelta(seconds=1), max_interval=timedelta(seconds=5)
+            ),
+        )
+    ),
+)
+_PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def clusters(spec: SidecarSpec) -> list[Cluster]:
+    """Give every cluster of a sidecar: its app, its check servers and its destinations, in that order."""
+    return [
+        app_cluster(spec.app),
+        authz_cluster(spec.authz_sockets),
+        *(service_cluster(spec, destination) for destination in spec.destinations),
+        *(third_party_cluster(party, host) for party in spec.third_parties for host in party.hosts),
+    ]
+
+
+def service_cluster_name(destination: ServiceDestination) -> str:
+    """Give the name under which a Service's cluster stands in routes and statistics."""
+    return f"service_{destination.name}"
+
+
+def third_party_cluster_name(party: ThirdPartyDestination, host: ThirdPartyHost) -> str:
+    """Give the name of the cluster of one entry of a ThirdParty's hosts."""
+    wildcard = "any." if host.wildcard else ""
+    return f"third_party_{party.name}_{wildcard}{host.name}_{host.port or HTTPS_PORT}"
+
+
+def app_cluster(address: Address) -> Cluster:
+    """Give the cluster of the app beside the sidecar, without TLS."""
+    cluster = _cluster(APP_CLUSTER, address)
+    cluster.typed_extension_protocol_options = _kept_protocol(CommonHttpProtocolOptions(idle_timeout=APP_IDLE_TIMEOUT))
+    return cluster
+
+
+def service_cluster(spec: SidecarSpec, destination: ServiceDestination) -> Cluster:
+    """Give the cluster of another Service's inbound listener."""
+    cluster = _cluster(service_cluster_name(destination), destination.address)
+    cluster.transport_socket = service_socket(spec, destination)
+    cluster.typed_extension_protocol_options = _kept_protocol(
+        CommonHttpProtocolOptions(idle_timeout=PEER_IDLE_TIMEOUT, max_connection_duration=spec.max_connection_duration)
+    )
+    return cluster
+
+
+def third_party_cluster(party: ThirdPartyDestination, host: ThirdPartyHost) -> Cluster:
+    """Give the cluster of one entry of a ThirdParty's hosts; a wildcard needs an address, as no one name resolves."""
+    address = party.address
+    if address is None:
+        if host.wildcard:
+            raise ProxyError(
+                f"the ThirdParty `{party.name}` has the wildcard host `*.{host.name}`, "
+                "which stands for no one address: say where it is reached"
+            )
+        address = TcpAddress(host=host.name, port=host.port or HTTPS_PORT)
+    cluster = _cluster(third_party_cluster_name(party, host), address)
+    cluster.transport_socket = third_party_socket(party, host)
+    cluster.typed_extension_protocol_options = _kept_protocol(
+        CommonHttpProtocolOptions(idle_timeout=PEER_IDLE_TIMEOUT),
+        UpstreamHttpProtocolOptions(auto_sni=True, auto_san_validation=True) if host.wildcard else None,
+    )
+    return cluster
+
+
+def _cluster(name: str, address: Address) -> Cluster:
+    cluster = Cluster(
+        name=name,
+        type=ClusterDiscoveryType.STATIC,
+        connect_timeout=CONNECT_TIMEOUT,
+        per_connection_buffer_limit_bytes=hardening.BUFFER_BYTES,
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=name,
+            endpoints=[
+                LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=socket_address(address)))])
+            ],
+        ),
+        circuit_breakers=CircuitBreakers(
+            thresholds=[
+                CircuitBreakersThresholds(
+                    max_connections=MAX_CONNECTIONS,
+                    max_pending_requests=MAX_CONNECTIONS,
+                    max_requests=MAX_CONNECTIONS,
+                )
+            ]
+        ),
+    )
+    if isinstance(address, TcpAddress):
+        cluster.upstream_connection_options = UpstreamConnectionOptions(tcp_keepalive=hardening.tcp_keepalive())
+        if not address.is_ip:
+            cluster.type = None
+            cluster.cluster_type = _RESOLVED
+            cluster.wait_for_warm_on_init = False
+    return cluster
+
+
+def _kept_protocol(
+    common: CommonHttpProtocolOptions, upstream: UpstreamHttpProtocolOptions | None = None
+) -> dict[str, Any]:
+    return {
+        _PROTOCOL_OPTIONS: packed(
+            HttpProtocolOptions(
+                common_http_protocol_options=common,
+                upstream_http_protocol_options=upstream,
+                use_downstream_protocol_config=HttpProtocolOptionsUseDownstreamHttpConfig(
+                    http_protocol_options=Http1ProtocolOptions(), http2_protocol_options=hardening.http2_options()
+                ),
+            )
+        )
+    }

@@ -1,0 +1,53 @@
+"""Which headers are ours, which ones nobody may send us, and which ones the app never gets.
+
+Three rules follow from these tables, and :mod:`authz.proxy.hardening` renders them:
+
+- What only a sidecar may say (`x-authz-*`, Envoy's own `x-envoy-*`) is removed from every request before
+  anything reads it, by prefix, so that a name invented later is covered too.
+- What was decided is what happens: headers by which a framework would replace the method or the path after the
+  check (`x-http-method-override`, `x-original-url`, ...) never reach the check or the app.
+- What the sidecar tells its check server about the connection is set after that removal, and is removed again
+  before the request leaves for the app.
+
+Names are lower case, as HTTP/2 carries them (RFC 9113 8.2); Envoy compares them so.
+"""
+
+from __future__ import annotations
+
+#: The caller's verified SPIFFE ID, set by the callee's check server for the app.
+X_AUTHZ_CALLER = "x-authz-caller"
+#: On a denial: which record says why.
+X_AUTHZ_DECISION_ID = "x-authz-decision-id"
+#: On a denial: one of the contract's closed list of reasons.
+X_AUTHZ_REASON = "x-authz-reason"
+#: The inbound connection's TLS version, as Envoy writes it (`TLSv1.3`); for the check server only.
+X_AUTHZ_TLS_VERSION = "x-authz-tls-version"
+#: The inbound connection's cipher suite, as OpenSSL names it; for the check server only.
+X_AUTHZ_TLS_CIPHER = "x-authz-tls-cipher"
+
+X_REQUEST_ID = "x-request-id"
+X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert"
+
+#: Everything under our own name, whoever sent it.
+AUTHZ_PREFIX = "x-authz-"
+#: Envoy's own: some steer a router (`x-envoy-upstream-rq-timeout-ms`, `x-envoy-retry-on`), some are read by apps as
+#: truth (`x-envoy-original-path`, `x-envoy-external-address`). None of a caller's may count.
+ENVOY_PREFIX = "x-envoy-"
+
+#: Removed from every request as it arrives, by prefix.
+REMOVED_PREFIXES = (AUTHZ_PREFIX, ENVOY_PREFIX)
+
+#: Headers that make frameworks run another method or path than the one that was decided (Symfony, Laravel, Rails,
+#: Express `method-override`, ASP.NET, IIS `X-Original-URL` / `X-Rewrite-URL`: CVE-2018-14773).
+OVERRIDE_HEADERS = (
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-uri",
+    "x-original-method",
+)
+
+#: Told to the check server, removed before the request goes on.
+CHECK_ONLY_HEADERS = (X_AUTHZ_TLS_VERSION, X_AUTHZ_TLS_CIPHER)

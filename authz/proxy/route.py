@@ -1,0 +1,205 @@
+"""Which cluster a decided request goes to, and that none is routed, or answered, without having been decided.
+
+INVARIANT (no answer without a check): Envoy answers a request that matches no virtual host or no route with a bare 404,
+before any filter runs. Therefore every routing table here ends in the virtual host `*`, and every virtual host in
+routes that match whatever is left: every path, the exact path `*`, and CONNECT, which has no path. (What Envoy
+refuses before it routes cannot be checked: a request that is not well-formed HTTP, and `OPTIONS *`, which Envoy 1.40
+answers with 404 and counts as `http.inbound.downstream_rq_non_relative_path`.)
+The check's `context_extensions` stand on the table as a whole, so no route can lack them; and a request that
+somehow had none would be denied by the check server.
+
+INVARIANT (one reading of a host): a destination's route matches the whole Host (:authority) header by one expression
+that says what the policy's host rules say (letters of either case, one trailing dot, ports). A host that the check
+reads in another way than Envoy matches no such route and is refused; it never arrives somewhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    HeaderMatcher,
+    RetryPolicy,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    RouteMatch,
+    RouteMatchConnectMatcher,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+
+from authz.proxy.check_filter import check_extensions
+from authz.proxy.cluster import APP_CLUSTER, service_cluster_name, third_party_cluster_name
+from authz.proxy.errors import ProxyError
+from authz.proxy.hardening import NO_TIMEOUT
+from authz.proxy.header_names import X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON
+from authz.request import Direction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from authz.proxy.spec import SidecarSpec, ThirdPartyHost
+
+#: What is said to a request that a check server let through although nothing stands behind its host.
+NOWHERE_STATUS = 503
+#: Marks of a denial: an app or a ThirdParty must not be able to answer in a sidecar's name.
+DENIAL_HEADERS = (X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON)
+
+_ANY_CASE = "(?i)"
+_ONE_LABEL = r"[a-z0-9_-]+\."
+#: 1 to 65535, without a leading zero
+_PORT = r"[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """One host that a destination is addressed by. `rank` orders the entries of one virtual host, lowest first."""
+
+    rank: int
+    name: str
+    wildcard: bool
+    authority: str
+    cluster: str
+    third_party: bool
+
+
+def inbound_routes(spec: SidecarSpec) -> RouteConfiguration:
+    """Give the routing table of the inbound listener: everything to the app, whatever its host, but CONNECT."""
+    return RouteConfiguration(
+        name="inbound",
+        virtual_hosts=[
+            VirtualHost(
+                name="app",
+                domains=["*"],
+                routes=[
+                    Route(match=match, route=_to(APP_CLUSTER), response_headers_to_remove=list(DENIAL_HEADERS))
+                    for match in _every_path()
+                ]
+                + [_nowhere(_connect())],
+            )
+        ],
+        typed_per_filter_config=check_extensions(Direction.INBOUND, spec.service, spec.identity),
+    )
+
+
+def outbound_routes(spec: SidecarSpec) -> RouteConfiguration:
+    """Give the routing table of the outbound listener: by host, to the one destination that it names.
+
+    Ports take no part in finding the virtual host; each route says which ports it takes.
+    """
+    hosts: dict[tuple[str, bool], list[_Entry]] = {}
+    entries = list(_entries(spec))
+    for entry in entries:
+        hosts.setdefault((entry.name, entry.wildcard), []).append(entry)
+    for (name, wildcard), found in hosts.items():
+        if not wildcard:
+            # Envoy looks into one virtual host only: a wildcard's ports must be reachable from the exact name's too.
+            found += [entry for entry in entries if entry.wildcard and entry.name == name.partition(".")[2]]
+    return RouteConfiguration(
+        name="outbound",
+        ignore_port_in_host_matching=True,
+        virtual_hosts=[
+            *(_virtual_host(name, wildcard, found) for (name, wildcard), found in sorted(hosts.items())),
+            VirtualHost(name="unknown", domains=["*"], routes=_nowhere_else()),
+        ],
+        typed_per_filter_config=check_extensions(Direction.OUTBOUND, spec.service, spec.identity),
+    )
+
+
+def _entries(spec: SidecarSpec) -> Iterator[_Entry]:
+    seen: set[tuple[str, bool, int | None]] = set()
+    for service in spec.destinations:
+        for name in dict.fromkeys(_normal(host) for host in (service.name, *service.hosts)):
+            _claim(seen, name, (name, False, None))
+            yield _Entry(
+                rank=0,
+                name=name,
+                wildcard=False,
+                authority=rf"{_ANY_CASE}{re.escape(name)}\.?(:({_PORT}))?",
+                cluster=service_cluster_name(service),
+                third_party=False,
+            )
+    seen.clear()
+    for party in spec.third_parties:
+        for host in party.hosts:
+            name = _normal(host.name)
+            _claim(seen, name, (name, host.wildcard, host.port))
+            yield _Entry(
+                rank=1 + 2 * host.wildcard + (host.port is None),
+                name=name,
+                wildcard=host.wildcard,
+                authority=_third_party_authority(name, host),
+                cluster=third_party_cluster_name(party, host),
+                third_party=True,
+            )
+
+
+def _third_party_authority(name: str, host: ThirdPartyHost) -> str:
+    # A wildcard takes its TLS name from the host as written, which must not end in a dot (RFC 6066 3).
+    begin, end = (_ONE_LABEL, "") if host.wildcard else ("", r"\.?")
+    ports = "(:80|:443)?" if host.port is None else f":{host.port}"
+    return f"{_ANY_CASE}{begin}{re.escape(name)}{end}{ports}"
+
+
+def _claim(seen: set[tuple[str, bool, int | None]], name: str, key: tuple[str, bool, int | None]) -> None:
+    if key in seen:
+        raise ProxyError(f"the host `{name}` belongs to two destinations")
+    seen.add(key)
+
+
+def _normal(host: str) -> str:
+    return host.lower().removesuffix(".")
+
+
+def _virtual_host(name: str, wildcard: bool, entries: Iterable[_Entry]) -> VirtualHost:  # noqa: FBT001 a sorted key
+    domain = f"*.{name}" if wildcard else name
+    return VirtualHost(
+        name=domain,
+        domains=[domain, f"{domain}."],
+        routes=[_by_host(entry) for entry in sorted(entries, key=lambda entry: entry.rank)] + _nowhere_else(),
+    )
+
+
+def _by_host(entry: _Entry) -> Route:
+    return Route(
+        match=RouteMatch(
+            prefix="/",
+            headers=[
+                HeaderMatcher(
+                    name=":authority",
+                    string_match=StringMatcher(safe_regex=RegexMatcher(regex=entry.authority)),
+                )
+            ],
+        ),
+        route=_to(entry.cluster),
+        response_headers_to_remove=list(DENIAL_HEADERS) if entry.third_party else [],
+    )
+
+
+def _to(cluster: str) -> RouteAction:
+    return RouteAction(
+        cluster=cluster,
+        timeout=NO_TIMEOUT,
+        # Only what certainly did not reach the other side is tried again.
+        retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=1),
+    )
+
+
+def _nowhere_else() -> list[Route]:
+    return [_nowhere(match) for match in (*_every_path(), _connect())]
+
+
+def _nowhere(match: RouteMatch) -> Route:
+    return Route(match=match, direct_response=DirectResponseAction(status=NOWHERE_STATUS))
+
+
+def _every_path() -> tuple[RouteMatch, ...]:
+    return (RouteMatch(prefix="/"), RouteMatch(path="*"))
+
+
+def _connect() -> RouteMatch:
+    return RouteMatch(connect_matcher=RouteMatchConnectMatcher())
