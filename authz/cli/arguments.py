@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 YES, NO, USAGE = 0, 1, 2
 
 
+class _Typed(argparse.Action):
+    """Collects the values of a flag that may come often; the first one that is typed replaces the environment's."""
+
+    def __call__(
+        self, _parser: argparse.ArgumentParser, given: argparse.Namespace, value: Any, _option: str | None = None
+    ) -> None:
+        before = getattr(given, self.dest)
+        setattr(given, self.dest, [*([] if isinstance(before, tuple) else before), value])
+
+
 class CommandParser(argparse.ArgumentParser):
     """An argument parser that raises :class:`UsageError` instead of leaving, and reads `AUTHZ_<FLAG>`."""
 
@@ -42,7 +52,8 @@ class CommandParser(argparse.ArgumentParser):
             if kwargs.get("action") == "store_true":
                 kwargs["default"] = value.lower() not in {"", "0", "false"}
             elif kwargs.get("action") == "append":
-                kwargs["default"] = [value]
+                kwargs["default"] = (value,)
+                kwargs["action"] = _Typed
             else:
                 kwargs["default"] = value
         required = required and value is None

@@ -1,0 +1,1 @@
+"""What was decided, as the values that are written and shipped. Pure."""

@@ -1,0 +1,1 @@
+"""The policy decision point beside one Envoy: an I/O edge around the pure core."""

@@ -1,0 +1,1 @@
+"""The ext_authz server: bytes of a CheckRequest in, bytes of a CheckResponse out."""

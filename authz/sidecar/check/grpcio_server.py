@@ -1,0 +1,92 @@
+"""The ext_authz service on grpcio: a transport in front of a function from bytes to bytes.
+
+It knows nothing of policies. More checks at once than `MAX_CONCURRENT_CHECKS` are refused by grpcio with
+RESOURCE_EXHAUSTED, which Envoy turns into a refusal: memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from authz.sidecar.check.question import MAX_MESSAGE_BYTES
+from authz.sidecar.errors import SidecarError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SERVICE: Final = "envoy.service.auth.v3.Authorization"
+WORKER_THREADS: Final = 8
+MAX_CONCURRENT_CHECKS: Final = 1024
+#: sockaddr_un(7): sun_path has 108 bytes, the last of them 0
+MAX_SOCKET_PATH_BYTES: Final = 107
+#: the group may ask as well as the owner: Envoy often runs as another user of the same group
+SOCKET_MODE: Final = 0o660
+
+
+class GrpcioServer:
+    """Serves `answer` on a unix socket from `start` until `stop`."""
+
+    def __init__(self, *, answer: Callable[[bytes], bytes], socket_path: str) -> None:
+        self._path = socket_path
+        self._server = grpc.server(
+            ThreadPoolExecutor(max_workers=WORKER_THREADS, thread_name_prefix="check"),
+            maximum_concurrent_rpcs=MAX_CONCURRENT_CHECKS,
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+                # Envoy pings every 0.5 s to notice a hung server: that is no misuse
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_ping_strikes", 0),
+            ],
+        )
+        handler = grpc.unary_unary_rpc_method_handler(lambda message, _context: answer(message))
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Check": handler}),))
+
+    def start(self) -> None:
+        """Listen; raises SidecarError where the socket cannot be had."""
+        _clear(self._path)
+        # The socket is created with its mode: there is no instant at which others may connect.
+        before = os.umask(0o777 & ~SOCKET_MODE)
+        try:
+            self._server.add_insecure_port(f"unix:{self._path}")
+        except RuntimeError as error:
+            raise SidecarError(f"{self._path}: cannot listen on this socket") from error
+        finally:
+            os.umask(before)
+        self._server.start()
+
+    def stop(self, grace_s: float) -> None:
+        """Take no new checks, give those under way so many seconds, and leave no socket."""
+        self._server.stop(grace_s).wait()
+        Path(self._path).unlink(missing_ok=True)
+
+
+def _clear(path: str) -> None:
+    """Remove a socket that nobody answers on; raises SidecarError where somebody does, or where it is no socket."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise SidecarError(f"{path}: a unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes; use a shorter one")
+    directory = Path(path).parent
+    if not directory.is_dir():
+        raise SidecarError(f"{path}: there is no folder `{directory}` to put the socket in")
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise SidecarError(f"{path}: is there already and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except OSError:
+            Path(path).unlink(missing_ok=True)
+            return
+    raise SidecarError(f"{path}: another server answers on this socket; stop it first")

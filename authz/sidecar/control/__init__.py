@@ -1,0 +1,1 @@
+"""What a sidecar does apart from answering: following the policies and writing the records."""

@@ -1,0 +1,57 @@
+"""The last good policy set, kept on disk so that a sidecar that restarts beside broken files still decides.
+
+Kept are the source files as they were read; they are parsed again when they are needed. The file is replaced
+atomically and synced: a crash leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from typing import TYPE_CHECKING, Final
+
+from authz.policy.document import SourceFile
+from authz.sidecar.errors import SidecarError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+FILE_NAME: Final = "last-good.json"
+MAX_BYTES: Final = 512 * 1024 * 1024
+
+
+def keep(state: Path, files: Sequence[SourceFile]) -> None:
+    """Keep a set that could be used; raises SidecarError where the folder cannot be written."""
+    content = [{"path": file.path, "content": base64.b64encode(file.content).decode()} for file in files]
+    replace_file(state / FILE_NAME, json.dumps(content).encode())
+
+
+def kept(state: Path) -> tuple[SourceFile, ...] | None:
+    """Give the files that were kept last, None where there are none that can be read."""
+    path = state / FILE_NAME
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return None
+        entries = json.loads(path.read_bytes())
+        return tuple(
+            SourceFile(path=str(entry["path"]), content=base64.b64decode(entry["content"], validate=True))
+            for entry in entries
+        )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file in place of another, whole or not at all, on disk when this returns."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise SidecarError(f"{path}: cannot be written: {error.strerror}") from error

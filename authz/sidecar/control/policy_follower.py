@@ -1,0 +1,171 @@
+"""Follows a policy folder: what stands in it comes into force by itself, or the last good set stays and says so.
+
+The folder is watched (inotify and its like) and, for file systems that tell nothing, listed again every
+`RESCAN_S`. A set is read whole, parsed, compiled and put in force by replacing one reference: no check
+waits, none sees half a set. A set with faults changes nothing; each new fault is logged once with its position.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import watchfiles
+
+from authz.errors import AuthzError
+from authz.policy.errors import PolicySetFaults
+from authz.policy.index import compile_index
+from authz.policy.policy_set import parse_policy_set
+from authz.policy_folder import read_policy_folder
+from authz.sidecar.control import last_good
+from authz.sidecar.in_force import PolicyInForce
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from authz.policy.document import SourceFile
+    from authz.sidecar.in_force import InForce
+
+_log = logging.getLogger(__name__)
+
+#: how often the folder is listed even when nothing was told
+RESCAN_S: Final = 2.0
+#: faults that are shown of one set; the rest is counted
+MAX_FAULTS_SHOWN: Final = 50
+
+
+class PolicyFollower:
+    """Keeps what is in force equal to what stands in the folder, from `load` on and, after `start`, by itself."""
+
+    def __init__(
+        self, *, folder: str, in_force: InForce, state: Path | None, changed: Callable[[PolicyInForce], None]
+    ) -> None:
+        self._folder = folder
+        self._in_force = in_force
+        self._state = state
+        self._changed = changed
+        self._seen: object = None
+        self._read: tuple[SourceFile, ...] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="policies", daemon=True)
+
+    def load(self) -> None:
+        """Read the folder now; where it cannot be used and nothing is in force yet, the set kept last is."""
+        self._refresh()
+        if self._in_force.policy.index is None and self._state is not None:
+            self._restore()
+
+    def start(self) -> None:
+        """Follow the folder from now on, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Follow it no longer; returns when the thread has ended."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            try:
+                # Every wake-up, told or timed, ends in the same question: is the listing another one?
+                for _ in watchfiles.watch(
+                    self._folder,
+                    stop_event=self._stop,
+                    watch_filter=None,
+                    debounce=50,
+                    step=20,
+                    rust_timeout=int(RESCAN_S * 1000),
+                    yield_on_timeout=True,
+                    raise_interrupt=False,
+                ):
+                    self._refresh()
+            except (OSError, RuntimeError) as error:
+                # The folder itself may be gone, or replaced: it is listed without being told until it is back.
+                self._say(PolicyInForce(index=self._in_force.policy.index, faults=(f"{self._folder}: {error}",)))
+                self._stop.wait(RESCAN_S)
+                self._refresh()
+
+    def _refresh(self) -> None:
+        seen = _listing(self._folder)
+        if seen is not None and seen == self._seen:
+            return
+        try:
+            files = read_policy_folder(self._folder)
+            self._seen = seen
+            if files == self._read and not self._in_force.policy.stale:
+                return
+            index = compile_index(parse_policy_set(files))
+        except PolicySetFaults as error:
+            self._seen = seen
+            self._say(PolicyInForce(index=self._in_force.policy.index, faults=_shown(error)))
+            return
+        except AuthzError as error:
+            self._say(PolicyInForce(index=self._in_force.policy.index, faults=(str(error),)))
+            return
+        except Exception as error:  # noqa: BLE001 the edge of a thread: the last good set stays in force and says so
+            text = f"{self._folder}: a fault of the program: {type(error).__name__}: {error}"
+            self._say(PolicyInForce(index=self._in_force.policy.index, faults=(text,)))
+            return
+        self._read = files
+        self._say(PolicyInForce(index=index))
+        if self._state is not None:
+            try:
+                last_good.keep(self._state, files)
+            except AuthzError as error:
+                _log.error("the last good set cannot be kept: %s", error)
+
+    def _restore(self) -> None:
+        files = None if self._state is None else last_good.kept(self._state)
+        if files is None:
+            return
+        try:
+            index = compile_index(parse_policy_set(files))
+        except AuthzError:
+            return
+        self._say(PolicyInForce(index=index, faults=self._in_force.policy.faults))
+
+    def _say(self, policy: PolicyInForce) -> None:
+        before = self._in_force.policy
+        self._in_force.policy = policy
+        if policy.faults == before.faults and policy.revision == before.revision:
+            return
+        if policy.faults != before.faults:
+            for fault in policy.faults:
+                _log.error("%s", fault)
+            if policy.faults:
+                kept = (
+                    "no calls are allowed" if policy.index is None else f"revision {policy.index.revision[:12]} stays"
+                )
+                _log.error("the policies in %s cannot be used: %s", self._folder, kept)
+        if policy.revision != before.revision or (before.faults and not policy.faults):
+            _log.info("revision %s is in force", (policy.revision or "none")[:12])
+        self._changed(policy)
+
+
+def _shown(error: PolicySetFaults) -> tuple[str, ...]:
+    texts = tuple(str(fault) for fault in error.faults)
+    rest = len(texts) - MAX_FAULTS_SHOWN
+    return texts if rest <= 0 else (*texts[:MAX_FAULTS_SHOWN], f"and {rest} more faults")
+
+
+def _listing(folder: str) -> frozenset[tuple[str, int, int, int]] | None:
+    """List what decides whether the folder must be read again; None where it cannot be listed."""
+    entries = set()
+    try:
+        for directory, _, names in os.walk(folder, onerror=_raise):
+            for name in names:
+                if name.endswith((".yaml", ".yml")):
+                    path = Path(directory, name)
+                    facts = path.stat()
+                    entries.add((str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns))
+    except OSError:
+        return None
+    return frozenset(entries)
+
+
+def _raise(error: OSError) -> None:
+    raise error

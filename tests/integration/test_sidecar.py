@@ -1,0 +1,276 @@
+"""The real sidecar process, asked as Envoy asks it, without an Envoy."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from authz.identity.authority import Authority
+from authz.identity.spiffe_id import SpiffeId, TrustDomain
+from tests.support.check_request import check_request
+from tests.support.sidecar_process import SidecarProcess, ask, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SET = """
+apiVersion: authz/v1
+kind: Mesh
+metadata: {name: shop}
+spec: {trustDomains: [shop.example]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: orders}
+spec: {identities: ["spiffe://shop.example/orders"]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: catalog}
+spec: {identities: ["spiffe://shop.example/catalog"]}
+"""
+POLICY = """
+apiVersion: authz/v1
+kind: MicroPolicy
+metadata: {name: orders-read-catalog}
+spec:
+  from: [{services: [orders]}]
+  to: [{services: [catalog], operations: [{methods: [GET], paths: ["/items/{id}"]}]}]
+"""
+BROKEN = POLICY.replace("operations", "operation")
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority.generate(TrustDomain.parse("shop.example"), datetime.now(UTC), timedelta(hours=1))
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> Path:
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    (folder / "mesh.yaml").write_text(SET)
+    (folder / "orders.yaml").write_text(POLICY)
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path, policies: Path) -> Iterator[Callable[..., SidecarProcess]]:
+    started: list[SidecarProcess] = []
+
+    def starter(*arguments: str, service: str = "catalog") -> SidecarProcess:
+        started.append(SidecarProcess(*arguments, service=service, policies=policies, folder=tmp_path))
+        return started[-1]
+
+    yield starter
+    for process in started:
+        process.__exit__()
+
+
+def certificate(authority: Authority, identity: str, lifetime: timedelta = timedelta(hours=1)) -> bytes:
+    return authority.issue_x509_svid(SpiffeId.parse(identity), datetime.now(UTC), lifetime).certificate_pem
+
+
+def replace(path: Path, text: str) -> None:
+    draft = path.with_name(".draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def test_a_call_is_decided_by_caller_method_and_path(
+    start: Callable[..., SidecarProcess], authority: Authority
+) -> None:
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    orders = certificate(authority, "spiffe://shop.example/orders")
+    assert reason(sidecar.check(check_request(certificate_pem=orders))) == "allowed"
+    assert reason(sidecar.check(check_request(certificate_pem=orders, method="POST"))) == "no_policy"
+    assert reason(sidecar.check(check_request(certificate_pem=orders, path="/a/../items/42"))) == "malformed"
+    assert reason(sidecar.check(check_request())) == "unidentified"
+    other = certificate(authority, "spiffe://shop.example/other")
+    assert reason(sidecar.check(check_request(certificate_pem=other))) == "no_policy"
+    elsewhere = Authority.generate(TrustDomain.parse("elsewhere.example"), datetime.now(UTC), timedelta(hours=1))
+    outside = certificate(elsewhere, "spiffe://elsewhere.example/orders")
+    assert reason(sidecar.check(check_request(certificate_pem=outside))) == "untrusted"
+
+
+def test_an_outbound_call_is_the_workloads_own(start: Callable[..., SidecarProcess]) -> None:
+    sidecar = start(service="orders")
+    sidecar.wait_for("READY=1")
+    assert reason(sidecar.check(check_request(direction="outbound"))) == "allowed"
+    assert reason(sidecar.check(check_request(direction="outbound", host="nowhere"))) == "unknown_destination"
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [{"service": "orders"}, {"workload": "spiffe://shop.example/orders"}, {"service": "catalog", "workload": "x"}],
+)
+def test_a_context_that_is_not_the_sidecars_own_is_denied(
+    start: Callable[..., SidecarProcess], authority: Authority, extensions: dict[str, str]
+) -> None:
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    orders = certificate(authority, "spiffe://shop.example/orders")
+    own = {"service": "catalog", "workload": "spiffe://shop.example/catalog"}
+    assert reason(sidecar.check(check_request(certificate_pem=orders, extensions=own))) == "allowed"
+    assert reason(sidecar.check(check_request(certificate_pem=orders, extensions=extensions))) == "internal_error"
+    assert reason(sidecar.check(check_request(certificate_pem=orders, direction=None))) == "internal_error"
+
+
+def test_an_edit_comes_into_force_and_a_broken_edit_does_not(
+    start: Callable[..., SidecarProcess], authority: Authority, policies: Path, tmp_path: Path
+) -> None:
+    sidecar = start("--state", str(tmp_path / "state"))
+    sidecar.wait_for("READY=1")
+    orders = certificate(authority, "spiffe://shop.example/orders")
+    asked = check_request(certificate_pem=orders)
+    assert reason(sidecar.check(asked)) == "allowed"
+    before = json.loads((tmp_path / "state" / "status.json").read_text())
+
+    replace(policies / "orders.yaml", BROKEN)
+    sidecar.wait_for("newer files cannot be used")
+    assert reason(sidecar.check(asked)) == "allowed"
+    status = json.loads((tmp_path / "state" / "status.json").read_text())
+    assert (status["revision"], status["stale"], status["ready"]) == (before["revision"], True, True)
+    assert any("orders.yaml:7:" in fault for fault in status["faults"])
+    assert sidecar.errors.read_text().count("orders.yaml:7:") == len(status["faults"])
+
+    replace(policies / "orders.yaml", POLICY.replace("GET", "POST"))
+    sidecar.wait_for("is in force")
+    assert reason(sidecar.check(asked)) == "no_policy"
+    status = json.loads((tmp_path / "state" / "status.json").read_text())
+    assert status["revision"] != before["revision"]
+    assert (status["stale"], status["faults"]) == (False, [])
+
+
+def test_no_call_fails_while_policies_are_edited(
+    start: Callable[..., SidecarProcess], authority: Authority, policies: Path
+) -> None:
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
+    with sidecar.channel() as channel:
+        for number in range(5):
+            replace(policies / "orders.yaml", POLICY.replace("orders-read-catalog", f"policy-{number}"))
+            named = ""
+            while named != f"policy-{number}":  # ends when the edit is in force; each answer until then is asserted
+                response = ask(channel, asked)
+                assert reason(response) == "allowed"
+                named = str(response.dynamic_metadata["policy"])
+
+
+def test_without_a_usable_set_every_call_is_denied(
+    start: Callable[..., SidecarProcess], authority: Authority, policies: Path
+) -> None:
+    (policies / "orders.yaml").write_text(BROKEN)
+    sidecar = start()
+    sidecar.wait_for("no usable policy set")
+    asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
+    response = sidecar.check(asked)
+    assert (reason(response), response.denied_response.status.code) == ("internal_error", 503)
+    replace(policies / "orders.yaml", POLICY)
+    sidecar.wait_for("READY=1")
+    assert reason(sidecar.check(asked)) == "allowed"
+
+
+def test_a_killed_sidecar_comes_back_with_the_last_good_set(
+    start: Callable[..., SidecarProcess], authority: Authority, policies: Path, tmp_path: Path
+) -> None:
+    first = start("--state", str(tmp_path / "state"))
+    first.wait_for("READY=1")
+    first.kill()
+    (policies / "orders.yaml").write_text(BROKEN)
+    second = start("--state", str(tmp_path / "state"))
+    assert "newer files cannot be used" in second.wait_for("READY=1")
+    asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
+    assert reason(second.check(asked)) == "allowed"
+
+
+def test_every_answered_decision_is_in_the_log_after_kill_9(
+    start: Callable[..., SidecarProcess], authority: Authority, tmp_path: Path
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    sidecar = start("--decision-log", str(log))
+    sidecar.wait_for("READY=1")
+    asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
+    with sidecar.channel() as channel:
+        answered = {str(ask(channel, asked).dynamic_metadata["decision_id"]) for _ in range(200)}
+        sidecar.kill()
+    lines = log.read_text().splitlines()
+    assert answered == {json.loads(line)["decision_id"] for line in lines}
+    record = json.loads(lines[0])
+    assert record["caller"]["service"] == "orders"
+    assert record["destination"]["service"] == "catalog"
+    assert (record["decision"], record["reason"], record["policy"]) == ("allow", "allowed", "orders-read-catalog")
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_the_socket_is_not_for_everyone_and_is_gone_at_the_end(start: Callable[..., SidecarProcess]) -> None:
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    assert stat.S_IMODE(sidecar.socket.stat().st_mode) == 0o660
+    assert sidecar.stop() == 0
+    assert not sidecar.socket.exists()
+
+
+def test_a_second_sidecar_on_the_same_socket_is_refused(start: Callable[..., SidecarProcess]) -> None:
+    first = start()
+    first.wait_for("READY=1")
+    second = start()
+    assert second.process.wait(30) == 2
+    assert "another server answers on this socket" in second.errors.read_text()
+    assert reason(first.check(check_request())) == "unidentified"
+
+
+def test_hostile_messages_are_answered_with_a_deny_or_a_grpc_error(
+    start: Callable[..., SidecarProcess], authority: Authority
+) -> None:
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    good = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/other")).SerializeToString()
+    chance = random.Random(7)  # noqa: S311 the same hostile messages every time
+    with sidecar.channel() as channel:
+        for _ in range(500):
+            message = bytearray(good)
+            for _ in range(chance.randint(1, 8)):
+                message[chance.randrange(len(message))] = chance.randrange(256)
+            assert ask(channel, bytes(message[: chance.randint(0, len(message))])).status.code != 0
+        with pytest.raises(grpc.RpcError):
+            ask(channel, bytes(2 * 1024 * 1024))
+        assert reason(ask(channel, check_request())) == "unidentified"
+    assert sidecar.stop() == 0
+    assert "Traceback" not in sidecar.errors.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--service", "a", "--policies", "/nowhere", "--socket", "s"], "no such policy folder"),
+        (["--service", "a", "--policies", "POLICIES", "--socket", "/nowhere/s"], "no folder `/nowhere`"),
+        (["--service", "a", "--policies", "POLICIES", "--socket", "/" + "s" * 120], "at most 107 bytes"),
+        (["--service", "a", "--policies", "https://x/y.git", "--socket", "s"], "not supported yet"),
+        (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--identity", "spire:x"], "not supported yet"),
+        (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--identity", "files:/nowhere"], "svid.pem"),
+        (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--decision-log", "/nowhere/x"], "decision log"),
+        (["--service", "a"], "required: --policies, --socket"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line(arguments: list[str], words: str, policies: Path) -> None:
+    given = [str(policies) if word == "POLICIES" else word for word in arguments]
+    ended = subprocess.run(
+        [sys.executable, "-m", "authz", "sidecar", *given], capture_output=True, text=True, timeout=30, check=False,
+        env={key: value for key, value in os.environ.items() if not key.startswith("AUTHZ_")}, cwd=policies,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1

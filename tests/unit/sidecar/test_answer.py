@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from envoy.service.auth.v3 import external_auth_pb2
+
+from authz.decision import Decision, Reason, Verdict
+from authz.identity.spiffe_id import SpiffeId
+from authz.request import Call, Direction
+from authz.sidecar.check.answer import FAULT, answer_bytes
+
+CALLER = SpiffeId.parse("spiffe://shop.example/ns/shop/sa/orders")
+
+
+def call(direction: Direction = Direction.INBOUND, caller: SpiffeId | None = CALLER) -> Call:
+    return Call(direction=direction, service="catalog", caller=caller, method="GET", path="/", host="catalog")
+
+
+def answer(reason: Reason, asked: Call | None = None) -> external_auth_pb2.CheckResponse:
+    decision = Decision(reason=reason, policy="orders-read-catalog", revision="abc")
+    data = answer_bytes(decision=decision, decision_id="d1", call=asked)
+    return external_auth_pb2.CheckResponse.FromString(data)
+
+
+def lets_through(response: external_auth_pb2.CheckResponse) -> bool:
+    """Envoy's own rule: status 0 is an allow, whatever else the answer says."""
+    return response.status.code == 0
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+@pytest.mark.parametrize("asked", [call(), call(Direction.OUTBOUND), call(caller=None), None])
+def test_envoy_lets_through_only_what_was_allowed(reason: Reason, asked: Call | None) -> None:
+    response = answer(reason, asked)
+    assert lets_through(response) == (reason.verdict is Verdict.ALLOW and asked is not None)
+    assert response.WhichOneof("http_response") == ("ok_response" if lets_through(response) else "denied_response")
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_no_answer_is_empty(reason: Reason) -> None:
+    decision = Decision(reason=reason, policy=None, revision="")
+    for asked in (call(), call(Direction.OUTBOUND), None):
+        assert answer_bytes(decision=decision, decision_id="", call=asked) != b""
+
+
+def test_the_fault_answer_is_a_deny_with_503() -> None:
+    response = external_auth_pb2.CheckResponse.FromString(FAULT)
+    assert not lets_through(response)
+    assert response.denied_response.status.code == 503
+
+
+@pytest.mark.parametrize(
+    ("reason", "http_status", "grpc_status"),
+    [
+        (Reason.MALFORMED, 400, 3),
+        (Reason.UNIDENTIFIED, 401, 16),
+        (Reason.UNTRUSTED, 401, 16),
+        (Reason.NO_POLICY, 403, 7),
+        (Reason.CLOSED, 403, 7),
+        (Reason.DECOMMISSIONED, 403, 7),
+        (Reason.UNKNOWN_DESTINATION, 403, 7),
+        (Reason.INTERNAL_ERROR, 503, 14),
+        (Reason.OVERLOADED, 503, 14),
+    ],
+)
+def test_each_denial_has_the_contracts_status(reason: Reason, http_status: int, grpc_status: int) -> None:
+    response = answer(reason, call())
+    headers = {option.header.key: option.header.value for option in response.denied_response.headers}
+    assert response.denied_response.status.code == http_status
+    assert response.status.code == grpc_status
+    assert headers["x-authz-reason"] == reason.value
+    assert headers["x-authz-decision-id"] == "d1"
+    assert ("www-authenticate" in headers) == (http_status == 401)
+    assert headers.get("grpc-status") == ("3" if reason is Reason.MALFORMED else None)
+    assert json.loads(response.denied_response.body) == {
+        "error": "denied",
+        "reason": reason.value,
+        "decision_id": "d1",
+    }
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.verdict is Verdict.DENY])
+def test_a_denial_shows_no_policy_and_no_identity(reason: Reason) -> None:
+    response = answer(reason, call())
+    shown = response.denied_response.SerializeToString()
+    assert b"orders-read-catalog" not in shown
+    assert b"spiffe://" not in shown
+    assert b"abc" not in shown
+
+
+def test_the_app_learns_the_caller_on_inbound_only() -> None:
+    (option,) = answer(Reason.ALLOWED, call()).ok_response.headers
+    assert (option.header.key, option.header.value) == ("x-authz-caller", str(CALLER))
+    assert option.append_action == option.OVERWRITE_IF_EXISTS_OR_ADD
+    assert not answer(Reason.ALLOWED, call(Direction.OUTBOUND)).ok_response.headers
+
+
+@pytest.mark.parametrize("reason", [Reason.ALLOWED, Reason.NO_POLICY])
+def test_the_access_log_gets_the_decision_id_on_allow_and_deny(reason: Reason) -> None:
+    metadata = answer(reason, call()).dynamic_metadata
+    assert metadata["decision_id"] == "d1"
+    assert metadata["reason"] == reason.value
