@@ -1,0 +1,179 @@
+"""Everything that stands on disk before the first process of a mesh starts: places, certificates, configurations.
+
+The order is: load the set, allot a place to every name in it, lay out the mesh, issue the certificates, write each
+Envoy's bootstrap. The caller holds the state directory's lock.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from authz.mesh.authorities import MeshAuthorities, wall_clock
+from authz.mesh.envoy_binary import envoy_binary
+from authz.mesh.layout import (
+    Layout,
+    ServicePlaces,
+    ThirdPartyPlaces,
+    lay_out,
+    trust_domain_names,
+)
+from authz.mesh.programs import ProgramPlaces, app_program, envoy_program, sidecar_program, stand_in_program
+from authz.mesh.state import RunningService, RunningThirdParty
+from authz.policy.index import compile_index
+from authz.proxy.addresses import UnixAddress
+from authz.proxy.bootstrap import sidecar_bootstrap
+from authz.proxy.spec import BUNDLE_FILE, KEY_FILE, SVID_FILE
+from authz.proxy.tls import svid_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from authz.mesh.child import Program
+    from authz.mesh.ports import ReservedPorts
+    from authz.mesh.state_directory import StateDirectory
+    from authz.policy.policy_set import PolicySet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePrograms:
+    """The three processes of one Service."""
+
+    app: Program
+    sidecar: Program
+    envoy: Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedMesh:
+    """A mesh that only needs to be started, and the authorities that keep its certificates fresh."""
+
+    authorities: MeshAuthorities
+    service_programs: tuple[ServicePrograms, ...]
+    stand_ins: tuple[Program, ...]
+    services: tuple[RunningService, ...]
+    third_parties: tuple[RunningThirdParty, ...]
+
+
+def prepare(
+    policy_set: PolicySet,
+    *,
+    policies: str,
+    only: Sequence[str],
+    directory: StateDirectory,
+    runtime_directory: str,
+    ports: ReservedPorts,
+) -> PreparedMesh:
+    """Write everything that a mesh of this set needs and give what is to be started; raises AuthzError if it cannot."""
+    places = ProgramPlaces(
+        logs=str(directory.logs), runtime_directory=runtime_directory, policies=policies, envoy=envoy_binary()
+    )
+    state = directory.path
+    layout = _laid_out(policy_set, state=state, runtime_directory=runtime_directory, ports=ports)
+    started = layout.only(only)
+    authorities = MeshAuthorities(layout, now=wall_clock())
+    authorities.renew(wall_clock())
+    programs = []
+    for service in started.services:
+        configuration = state / "envoy" / f"{service.name}.json"
+        _write(configuration, sidecar_bootstrap(service.sidecar))
+        _write(Path(service.places.svid_secret_file), svid_secret(service.places.svid_directory))
+        programs.append(
+            ServicePrograms(
+                app=app_program(service, places),
+                sidecar=sidecar_program(service, places),
+                envoy=envoy_program(service, places, configuration=str(configuration)),
+            )
+        )
+    return PreparedMesh(
+        authorities=authorities,
+        service_programs=tuple(programs),
+        stand_ins=tuple(stand_in_program(one, places) for one in started.third_parties if one.dns_names),
+        services=_running_services(started),
+        third_parties=_running_third_parties(started),
+    )
+
+
+def _laid_out(policy_set: PolicySet, *, state: Path, runtime_directory: str, ports: ReservedPorts) -> Layout:
+    def path(*parts: str) -> str:
+        return str(state.joinpath(*parts))
+
+    services = {
+        one.name: ServicePlaces(
+            app=ports.reserve(),
+            inbound=ports.reserve(),
+            outbound=ports.reserve(),
+            admin=UnixAddress(path=f"{runtime_directory}/{one.name}.admin"),
+            authz_socket=f"{runtime_directory}/{one.name}.authz",
+            svid_directory=path("svids", one.name),
+            svid_secret_file=path("envoy", f"{one.name}.svid.json"),
+            decision_log=path("decisions", f"{one.name}.jsonl"),
+            sidecar_state=path("sidecars", one.name),
+        )
+        for one in policy_set.services
+    }
+    third_parties = {
+        one.name: ThirdPartyPlaces(
+            address=ports.reserve(),
+            svid_directory=path("svids", one.name),
+            tls_directory=path("svids", f"{one.name}.tls"),
+            authority_file=path("authorities", f"{one.name}.third-party.pem"),
+        )
+        for one in policy_set.third_parties
+    }
+    bundles = {name: path("authorities", f"{name}.pem") for name in trust_domain_names(policy_set)}
+    return lay_out(
+        policy_set,
+        owner=compile_index(policy_set).identity_owner,
+        services=services,
+        third_parties=third_parties,
+        bundle_files=bundles,
+    )
+
+
+def _running_services(layout: Layout) -> tuple[RunningService, ...]:
+    return tuple(
+        RunningService(
+            name=one.name,
+            identity=str(one.identity),
+            app=str(one.places.app),
+            inbound=str(one.places.inbound),
+            outbound=str(one.places.outbound),
+            admin=str(one.places.admin),
+            authz_socket=one.places.authz_socket,
+            decision_log=one.places.decision_log,
+            certificate=f"{one.places.svid_directory}/{SVID_FILE}",
+            key=f"{one.places.svid_directory}/{KEY_FILE}",
+            bundle=f"{one.places.svid_directory}/{BUNDLE_FILE}",
+            sidecar_state=one.places.sidecar_state,
+        )
+        for one in layout.services
+    )
+
+
+def _running_third_parties(layout: Layout) -> tuple[RunningThirdParty, ...]:
+    running = []
+    for one in layout.third_parties:
+        calls, called = one.identity is not None, bool(one.dns_names)
+        svid = one.places.svid_directory
+        running.append(
+            RunningThirdParty(
+                name=one.name,
+                hosts=one.hosts,
+                identity=str(one.identity) if calls else None,
+                address=str(one.places.address) if called else None,
+                certificate=f"{svid}/{SVID_FILE}" if calls else None,
+                key=f"{svid}/{KEY_FILE}" if calls else None,
+                bundle=f"{svid}/{BUNDLE_FILE}" if calls else None,
+                authority=one.places.authority_file if called else None,
+            )
+        )
+    return tuple(running)
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)

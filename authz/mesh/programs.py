@@ -1,0 +1,125 @@
+"""The command lines of a mesh's processes: apps, sidecars, Envoys and stand-ins."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from authz.mesh.child import Program
+from authz.mesh.state import Role
+from authz.proxy.spec import KEY_FILE, SVID_FILE
+
+if TYPE_CHECKING:
+    from authz.mesh.layout import ServiceLayout, ThirdPartyLayout
+
+#: -P: a module of the user's current folder must not stand in for one of ours.
+_PYTHON = (sys.executable, "-P", "-m")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramPlaces:
+    """Where processes log and where they say that they are ready; `policies` is as the user typed it."""
+
+    logs: str
+    runtime_directory: str
+    policies: str
+    envoy: str
+
+    def log(self, of: str, role: Role) -> str:
+        """Give the log file of one process."""
+        return f"{self.logs}/{of}.{role}.log"
+
+    def notify_socket(self, of: str, role: Role) -> str:
+        """Give the socket on which one process says that it is ready."""
+        return f"{self.runtime_directory}/{of}.{role}.notify"
+
+
+def app_program(service: ServiceLayout, places: ProgramPlaces) -> Program:
+    """Give the echo app of a Service."""
+    return Program(
+        of=service.name,
+        role=Role.APP,
+        arguments=(
+            *_PYTHON,
+            "authz.mesh.echo_app",
+            "--service",
+            service.name,
+            "--listen",
+            str(service.places.app),
+        ),
+        log=places.log(service.name, Role.APP),
+        notify_socket=places.notify_socket(service.name, Role.APP),
+    )
+
+
+def sidecar_program(service: ServiceLayout, places: ProgramPlaces) -> Program:
+    """Give the authz sidecar of a Service."""
+    return Program(
+        of=service.name,
+        role=Role.SIDECAR,
+        arguments=(
+            *_PYTHON,
+            "authz",
+            "sidecar",
+            "--service",
+            service.name,
+            "--policies",
+            places.policies,
+            "--socket",
+            service.places.authz_socket,
+            "--decision-log",
+            service.places.decision_log,
+            "--state",
+            service.places.sidecar_state,
+            "--identity",
+            f"files:{service.places.svid_directory}",
+        ),
+        log=places.log(service.name, Role.SIDECAR),
+        sockets=(service.places.authz_socket,),
+        notify_socket=places.notify_socket(service.name, Role.SIDECAR),
+    )
+
+
+def envoy_program(service: ServiceLayout, places: ProgramPlaces, *, configuration: str) -> Program:
+    """Give the Envoy of a Service, with the file that holds its configuration."""
+    return Program(
+        of=service.name,
+        role=Role.ENVOY,
+        # Hot restart is off: it would leave shared memory and abstract sockets behind after a kill.
+        arguments=(
+            places.envoy,
+            "-c",
+            configuration,
+            "--disable-hot-restart",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "warning",
+        ),
+        log=places.log(service.name, Role.ENVOY),
+        sockets=(service.places.admin.path,),
+        envoy_admin=service.places.admin.path,
+    )
+
+
+def stand_in_program(third_party: ThirdPartyLayout, places: ProgramPlaces) -> Program:
+    """Give the stand-in for a ThirdParty's hosts: an echo app behind TLS."""
+    return Program(
+        of=third_party.name,
+        role=Role.STAND_IN,
+        arguments=(
+            *_PYTHON,
+            "authz.mesh.echo_app",
+            "--service",
+            third_party.name,
+            "--listen",
+            str(third_party.places.address),
+            "--tls-certificate",
+            f"{third_party.places.tls_directory}/{SVID_FILE}",
+            "--tls-key",
+            f"{third_party.places.tls_directory}/{KEY_FILE}",
+        ),
+        log=places.log(third_party.name, Role.STAND_IN),
+        notify_socket=places.notify_socket(third_party.name, Role.STAND_IN),
+    )

@@ -1,0 +1,14 @@
+"""What a mesh is asked to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshSettings:
+    """What to bring up: a policy folder, where the state goes, and which names of the set (none: all of them)."""
+
+    policies: str
+    state: str | None = None
+    only: tuple[str, ...] = ()

@@ -1,0 +1,205 @@
+"""How a running mesh is: the record of its supervisor, joined with what its processes say at this moment.
+
+Nothing is believed that can be seen: a process lives if its mark does, an Envoy is ready if its admin socket says so
+now, and a sidecar's status file counts only if the living sidecar wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from authz.mesh.envoy_admin import envoy_is_ready_now
+from authz.mesh.errors import NoMeshError
+from authz.mesh.state import MeshState, Role, RunningProcess, RunningService, RunningThirdParty
+
+if TYPE_CHECKING:
+    from authz.mesh.state_directory import StateDirectory
+
+#: a status file lists every fault of a policy set
+MAX_STATUS_FILE_BYTES: Final = 16 * 1024 * 1024
+_STATUS_FILE = "status.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyStatus:
+    """What one sidecar decides by; `stale` says that the files hold something newer, which `faults` keep from use."""
+
+    usable: bool = False
+    revision: str | None = None
+    stale: bool = False
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStatus:
+    """One Service; `pids` has the roles of its living processes, `not_ready` those of its parts that do not serve."""
+
+    service: RunningService
+    pids: dict[str, int]
+    policy: PolicyStatus
+    not_ready: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThirdPartyStatus:
+    """One stand-in; one that only calls has no process."""
+
+    third_party: RunningThirdParty
+    pids: dict[str, int]
+    not_ready: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshStatus:
+    """A whole mesh; `revision` is None while its sidecars do not agree on one."""
+
+    supervisor: int
+    policies: str
+    services: tuple[ServiceStatus, ...]
+    third_parties: tuple[ThirdPartyStatus, ...]
+    complete: bool
+
+    @property
+    def ready(self) -> bool:
+        """Whether every process lives, every Envoy is ready and every sidecar has a usable set."""
+        waiting = [one.not_ready for one in self.services] + [one.not_ready for one in self.third_parties]
+        return self.complete and not any(waiting)
+
+    @property
+    def revision(self) -> str | None:
+        """The revision that every sidecar decides by."""
+        revisions = {one.policy.revision for one in self.services}
+        return revisions.pop() if len(revisions) == 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the contract's JSON, with `third_parties` beside it."""
+        return {
+            "ready": self.ready,
+            "revision": self.revision,
+            "hub": None,
+            "services": [_service_json(one) for one in self.services],
+            "third_parties": [_third_party_json(one) for one in self.third_parties],
+            "pids": {"supervisor": self.supervisor},
+        }
+
+
+def read_mesh(directory: StateDirectory) -> MeshState:
+    """Give the record of the mesh that runs with this state directory; raises NoMeshError if none does."""
+    supervisor = directory.supervisor()
+    state = directory.read()
+    if supervisor is None or state is None:
+        hint = f"`authz mesh up --policies DIR --detach --state {directory.shown}` starts one"
+        if state is not None:
+            hint = f"one has ended without cleaning up; `authz mesh down --state {directory.shown}` does"
+        raise NoMeshError(f"no mesh runs with the state directory `{directory.shown}`: {hint}")
+    return state
+
+
+def mesh_status(state: MeshState) -> MeshStatus:
+    """Look at every process of a mesh; takes a second for each Envoy that hangs."""
+    found: dict[tuple[str, Role], RunningProcess] = {(one.of, one.role): one for one in state.processes}
+    return MeshStatus(
+        supervisor=state.supervisor.pid,
+        policies=state.policies,
+        services=tuple(_service_status(one, found) for one in state.services),
+        third_parties=tuple(_third_party_status(one, found) for one in state.third_parties),
+        complete=state.laid_out,
+    )
+
+
+def _service_status(service: RunningService, found: dict[tuple[str, Role], RunningProcess]) -> ServiceStatus:
+    roles = (Role.APP, Role.ENVOY, Role.SIDECAR)
+    processes = {role: found.get((service.name, role)) for role in roles}
+    living = {role: process for role, process in processes.items() if process is not None and _lives(process)}
+    sidecar = living.get(Role.SIDECAR)
+    policy = PolicyStatus() if sidecar is None else _policy_status(service.sidecar_state, _pid(sidecar))
+    serves = {
+        Role.APP: Role.APP in living and living[Role.APP].ready,
+        Role.ENVOY: Role.ENVOY in living and envoy_is_ready_now(service.admin.removeprefix("unix:")),
+        Role.SIDECAR: sidecar is not None and policy.usable,
+    }
+    return ServiceStatus(
+        service=service,
+        pids={str(role): _pid(process) for role, process in living.items()},
+        policy=policy,
+        not_ready=tuple(str(role) for role in roles if not serves[role]),
+    )
+
+
+def _third_party_status(
+    third_party: RunningThirdParty, found: dict[tuple[str, Role], RunningProcess]
+) -> ThirdPartyStatus:
+    process = found.get((third_party.name, Role.STAND_IN))
+    lives = process is not None and _lives(process)
+    serves = third_party.address is None or (process is not None and lives and process.ready)
+    return ThirdPartyStatus(
+        third_party=third_party,
+        pids={} if process is None or not lives else {str(Role.STAND_IN): _pid(process)},
+        not_ready=() if serves else (str(Role.STAND_IN),),
+    )
+
+
+def _lives(process: RunningProcess) -> bool:
+    return process.mark is not None and process.mark.lives()
+
+
+def _pid(process: RunningProcess) -> int:
+    return 0 if process.mark is None else process.mark.pid
+
+
+def _policy_status(sidecar_state: str, pid: int) -> PolicyStatus:
+    """Read what a sidecar says of its policies; what another process wrote, or what is damaged, does not count."""
+    try:
+        with Path(sidecar_state, _STATUS_FILE).open("rb") as file:
+            data = json.loads(file.read(MAX_STATUS_FILE_BYTES))
+        if data["pid"] != pid:
+            return PolicyStatus()
+        return PolicyStatus(
+            usable=data["ready"] is True,
+            revision=None if data["revision"] is None else str(data["revision"]),
+            stale=data["stale"] is True,
+            faults=tuple(str(fault) for fault in data["faults"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return PolicyStatus()
+
+
+def _service_json(status: ServiceStatus) -> dict[str, Any]:
+    service = status.service
+    return {
+        "name": service.name,
+        "identity": service.identity,
+        "app": service.app,
+        "inbound": service.inbound,
+        "outbound": service.outbound,
+        "admin": service.admin,
+        "authz_socket": service.authz_socket,
+        "decision_log": service.decision_log,
+        "certificate": service.certificate,
+        "key": service.key,
+        "bundle": service.bundle,
+        "pids": status.pids,
+        "policy": {
+            "revision": status.policy.revision,
+            "stale": status.policy.stale,
+            "faults": list(status.policy.faults),
+        },
+    }
+
+
+def _third_party_json(status: ThirdPartyStatus) -> dict[str, Any]:
+    third_party = status.third_party
+    return {
+        "name": third_party.name,
+        "hosts": list(third_party.hosts),
+        "identity": third_party.identity,
+        "address": third_party.address,
+        "certificate": third_party.certificate,
+        "key": third_party.key,
+        "bundle": third_party.bundle,
+        "authority": third_party.authority,
+        "pids": status.pids,
+    }

@@ -1,0 +1,62 @@
+"""The status of a mesh as a person reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from authz.mesh.status import MeshStatus, ServiceStatus, ThirdPartyStatus
+
+_HEADINGS = ("NAME", "STATE", "IDENTITY", "INBOUND", "OUTBOUND", "APP", "PIDS")
+_SHORT_REVISION = 12
+
+
+def status_table(status: MeshStatus) -> str:
+    """Give the lines for a terminal: one for each Service and ThirdParty, then what is wrong."""
+    rows = [_HEADINGS, *map(_service_row, status.services), *map(_third_party_row, status.third_parties)]
+    revision = "mixed or unknown" if status.revision is None else status.revision[:_SHORT_REVISION]
+    how = "ready" if status.ready else "not ready"
+    first = f"mesh {how}, policies `{status.policies}`, revision {revision}, supervisor {status.supervisor}"
+    return "\n".join([first, "", *_aligned(rows), *_remarks(status)])
+
+
+def _service_row(one: ServiceStatus) -> tuple[str, ...]:
+    service = one.service
+    state = _state(one.not_ready, stale=one.policy.stale)
+    pids = _pids(one.pids)
+    return (service.name, state, service.identity, service.inbound, service.outbound, service.app, pids)
+
+
+def _third_party_row(one: ThirdPartyStatus) -> tuple[str, ...]:
+    third_party = one.third_party
+    name = f"{third_party.name} (third party)"
+    address = third_party.address or "-"
+    identity = third_party.identity or "-"
+    return (name, _state(one.not_ready, stale=False), identity, "-", "-", address, _pids(one.pids))
+
+
+def _state(not_ready: tuple[str, ...], *, stale: bool) -> str:
+    if not_ready:
+        return "waits for " + ", ".join(part.replace("_", "-") for part in not_ready)
+    return "stale" if stale else "ready"
+
+
+def _pids(pids: dict[str, int]) -> str:
+    return " ".join(f"{role.replace('_', '-')} {pid}" for role, pid in pids.items()) or "-"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _remarks(status: MeshStatus) -> Iterator[str]:
+    """Say once what keeps the newest policies from being used, however many sidecars have found it."""
+    faults = sorted({fault for one in status.services for fault in one.policy.faults})
+    if faults:
+        yield ""
+        yield "the newest policies are not used, the last good ones stay in force:"
+        yield from faults
