@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 
-.PHONY: help install demo test check format lock clean
+.PHONY: help install demo test check bench format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
@@ -45,6 +45,10 @@ check: $(STAMP) ## lint, format, types and import directions
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --cache-dir .cache/import-linter
+
+bench: $(STAMP) ## measure a decision, and what asking costs a call on real Envoys (needs wrk)
+	@$(BIN)/python -m tests.bench.engine
+	@$(BIN)/python -m tests.bench.check_path
 
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix-only --exit-zero -q .

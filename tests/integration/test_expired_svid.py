@@ -1,0 +1,140 @@
+"""One real Envoy, the real sidecar and a real app: what happens to a kept-alive connection when its SVID runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from authz.identity.authority import Authority
+from authz.identity.spiffe_id import SpiffeId, TrustDomain
+from authz.proxy.addresses import TcpAddress, UnixAddress
+from authz.proxy.bootstrap import sidecar_bootstrap
+from authz.proxy.spec import SidecarSpec, TrustBundle
+from authz.proxy.tls import svid_secret
+from authz.svid_files import write_svid
+from tests.support.echo_process import EchoProcess
+from tests.support.envoy_process import EnvoyProcess
+from tests.support.local_mesh import raw_request, tls_connection, tls_context
+from tests.support.sidecar_process import SidecarProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.envoy
+
+SET = """
+apiVersion: authz/v1
+kind: Mesh
+metadata: {name: shop}
+spec: {trustDomains: [shop.example]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: orders}
+spec: {identities: ["spiffe://shop.example/orders"]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: catalog}
+spec: {identities: ["spiffe://shop.example/catalog"]}
+---
+apiVersion: authz/v1
+kind: MicroPolicy
+metadata: {name: orders-read-catalog}
+spec:
+  from: [{services: [orders]}]
+  to: [{services: [catalog], operations: [{methods: [GET], paths: ["/items/{id}"]}]}]
+"""
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority.generate(TrustDomain.parse("shop.example"), datetime.now(UTC), timedelta(hours=1))
+
+
+@pytest.fixture
+def inbound(tmp_path: Path, authority: Authority) -> Iterator[str]:
+    """Give the address of catalog's inbound listener."""
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    (policies / "set.yaml").write_text(SET)
+    catalog = SpiffeId.parse("spiffe://shop.example/catalog")
+    svids = tmp_path / "svids"
+    write_svid(
+        svids,
+        authority.issue_x509_svid(catalog, datetime.now(UTC), timedelta(hours=1)),
+        authority.certificate_pem,
+    )
+    (tmp_path / "svid.json").write_text(svid_secret(str(svids)))
+    with contextlib.ExitStack() as stack:
+        reserved = stack.enter_context(socket.socket())
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        app = stack.enter_context(EchoProcess(service="catalog", folder=tmp_path))
+        sidecar = stack.enter_context(
+            SidecarProcess(
+                "--decision-log", str(tmp_path / "decisions"), service="catalog", policies=policies, folder=tmp_path
+            )
+        )
+        sidecar.wait_for("READY=1")
+        spec = SidecarSpec(
+            service="catalog",
+            identity=str(catalog),
+            svid_directory=str(svids),
+            svid_secret_file=str(tmp_path / "svid.json"),
+            trust_domains=(TrustBundle(trust_domain="shop.example", file=str(svids / "bundle.pem")),),
+            inbound=TcpAddress(host="127.0.0.1", port=reserved.getsockname()[1]),
+            outbound=UnixAddress(path=str(tmp_path / "outbound")),
+            app=TcpAddress(host="127.0.0.1", port=app.address[1]),
+            admin=UnixAddress(path=str(tmp_path / "admin")),
+            authz_sockets=(str(sidecar.socket),),
+        )
+        configuration = tmp_path / "envoy.json"
+        configuration.write_text(sidecar_bootstrap(spec))
+        stack.enter_context(EnvoyProcess(configuration, str(tmp_path / "admin")))
+        yield str(spec.inbound)
+
+
+def test_an_svid_that_runs_out_on_a_kept_alive_connection_is_refused_at_the_next_call(
+    inbound: str, authority: Authority, tmp_path: Path
+) -> None:
+    svid = authority.issue_x509_svid(
+        SpiffeId.parse("spiffe://shop.example/orders"), datetime.now(UTC), timedelta(seconds=4)
+    )
+    write_svid(tmp_path / "orders", svid, authority.certificate_pem)
+    context = tls_context(certificate=str(tmp_path / "orders/svid.pem"), key=str(tmp_path / "orders/key.pem"))
+    with tls_connection(inbound, context) as connection:
+        first = raw_request(connection, "GET", "/items/1", "catalog")
+        assert first.status == 200
+        left_s = (svid.not_after - datetime.now(UTC)).total_seconds()
+        time.sleep(left_s + 0.2)  # the clock is what is tested
+        second = raw_request(connection, "GET", "/items/1", "catalog")
+    assert (second.status, second.reason) == (401, "unidentified")
+    assert second.headers["www-authenticate"]
+    allowed, denied = [json.loads(line) for line in (tmp_path / "decisions").read_text().splitlines()]
+    assert (allowed["reason"], denied["reason"]) == ("allowed", "unidentified")
+    assert denied["caller"]["identity"] is None
+    assert denied["caller"]["address"] == allowed["caller"]["address"]
+
+
+def test_bytes_that_are_no_utf8_are_refused_as_malformed(inbound: str, authority: Authority, tmp_path: Path) -> None:
+    svid = authority.issue_x509_svid(
+        SpiffeId.parse("spiffe://shop.example/orders"), datetime.now(UTC), timedelta(hours=1)
+    )
+    write_svid(tmp_path / "orders", svid, authority.certificate_pem)
+    context = tls_context(certificate=str(tmp_path / "orders/svid.pem"), key=str(tmp_path / "orders/key.pem"))
+    for target in ("/items/\xff", "/items/%ff", "/items/\xc3\xa9"):
+        with tls_connection(inbound, context) as connection:
+            answer = raw_request(connection, "GET", target, "catalog")
+        assert answer.status == 400
+        assert answer.reason in {"malformed", None}  # None: Envoy's own parser had refused it already
+    for name, value in (("x-a", "\xff\xfe"), ("user-agent", "\xe9"), ("x-request-id", "\xff" * 300)):
+        with tls_connection(inbound, context) as connection:
+            assert raw_request(connection, "GET", "/items/1", "catalog", ((name, value),)).status == 200
