@@ -1,4 +1,4 @@
-"""One real Envoy, the real sidecar and a real app: what happens to a kept-alive connection when its SVID runs out."""
+"""A real Envoy, sidecar and app, and certificates that are good in the handshake and no good for a call."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
@@ -122,6 +126,53 @@ def test_an_svid_that_runs_out_on_a_kept_alive_connection_is_refused_at_the_next
     assert (allowed["reason"], denied["reason"]) == ("allowed", "unidentified")
     assert denied["caller"]["identity"] is None
     assert denied["caller"]["address"] == allowed["caller"]["address"]
+
+
+def test_a_certificate_with_two_spiffe_ids_is_nobodys(inbound: str, authority: Authority, tmp_path: Path) -> None:
+    # Envoy's validator takes the first of them; the check does not take it at all.
+    twice = tmp_path / "twice.pem"
+    twice.write_bytes(signed_by(authority, ("spiffe://shop.example/orders", "spiffe://shop.example/catalog")))
+    with tls_connection(inbound, tls_context(certificate=str(twice), key=str(twice))) as connection:
+        answer = raw_request(connection, "GET", "/items/1", "catalog")
+    assert (answer.status, answer.reason) == (401, "unidentified")
+
+
+def signed_by(authority: Authority, identities: tuple[str, ...]) -> bytes:
+    """Sign, with an authority's own key, a leaf that it would never issue; gives certificate and key as PEM."""
+    pem = authority.to_pem()
+    signer = load_pem_private_key(pem, password=None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    usage = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .issuer_name(x509.load_pem_x509_certificate(authority.certificate_pem).subject)
+        .subject_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(minutes=30))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(each) for each in identities]), critical=True
+        )
+        .sign(signer, hashes.SHA256())
+    )
+    return certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def test_bytes_that_are_no_utf8_are_refused_as_malformed(inbound: str, authority: Authority, tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""The examples of envoy/ are what the program prints, Envoy takes them, and the README's fragments make a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+
+from authz.cli.main import main
+from authz.policy_folder import load_policy_folder
+from authz.proxy import hardening
+from authz.proxy.check_filter import authz_cluster, check_extensions, check_filter
+from authz.proxy.rendering import rendered
+from authz.request import Direction
+from tests.support.configuration_files import ContainerFiles
+from tests.support.envoy_process import validation
+
+if TYPE_CHECKING:
+    import betterproto2
+
+pytestmark = pytest.mark.envoy
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "envoy/README.md").read_text()
+MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+SERVICES = ("catalog", "gateway", "orders", "payments", "storefront")
+
+
+def fragments() -> dict[str, Any]:
+    """Give the YAML fragments of the README by the name in their first line."""
+    blocks = re.findall(r"```yaml\n +# fragment: (\w+)\n(.*?)```", README, re.DOTALL)
+    return {name: yaml.safe_load(text) for name, text in blocks}
+
+
+def commands() -> dict[str, list[str]]:
+    """Give the README's `authz envoy` commands, one for each file that they write."""
+    block = next(block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "authz envoy" in block)
+    (loop, names) = re.findall(r"for service in ([a-z ]+); do\n(.*?)\ndone", block.replace("\\\n", " "), re.DOTALL)[0]
+    lines = [names.replace("$service", name) for name in loop.split()]
+    lines += [line for line in block.splitlines() if line.startswith("authz envoy ")]
+    parsed = [shlex.split(line) for line in lines]
+    return {words[-1]: words[1:-2] for words in parsed}
+
+
+def test_there_is_an_example_for_every_service_of_the_shop() -> None:
+    assert tuple(one.name for one in load_policy_folder(str(ROOT / "policies")).services) == SERVICES
+    assert set(commands()) == {f"envoy/{name}.json" for name in (*SERVICES, "svid")}
+
+
+@pytest.mark.parametrize("file", sorted(commands()))
+def test_each_example_is_what_the_readmes_command_prints(
+    file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(commands()[file]) == 0
+    assert (ROOT / file).read_text() == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "edge"])
+def test_envoy_takes_each_example(name: str, tmp_path: Path) -> None:
+    files = ContainerFiles(tmp_path)
+    files.moved(ROOT / "envoy/svid.json", files.mounts)
+    said = validation(files.moved(ROOT / f"envoy/{name}.json", files.mounts))
+    assert said.returncode == 0, said.stderr
+    assert "deprecated" not in said.stderr
+
+
+def as_json(message: betterproto2.Message) -> Any:
+    return json.loads(rendered(message))
+
+
+def test_the_fragments_are_what_the_program_writes() -> None:
+    told = fragments()
+    cluster = as_json(authz_cluster(("/run/authz/check.sock",)))
+    # A mode is for sockets that Envoy makes; where it connects it says nothing.
+    del cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["pipe"]["mode"]
+    assert told["cluster"] == cluster
+    assert told["check"] == as_json(check_filter(Direction.INBOUND))
+    assert told["removal"] == as_json(hardening.removal_after_the_check())
+    extensions = check_extensions(Direction.INBOUND, "orders", "spiffe://shop.example/ns/shop/sa/orders")
+    assert told["extensions"] == as_json(RouteConfiguration(typed_per_filter_config=extensions))
+
+
+def test_the_connection_manager_fragment_is_a_part_of_what_the_program_writes() -> None:
+    (inbound, _) = json.loads((ROOT / "envoy/orders.json").read_text())["static_resources"]["listeners"]
+    written = inbound["filter_chains"][0]["filters"][0]["typed_config"]
+    for name, value in fragments()["manager"].items():
+        if name == "common_http_protocol_options":
+            assert value.items() <= written[name].items()
+        elif value is False:
+            assert not written.get(name, False)  # false is what a missing field means
+        else:
+            assert written[name] == value
+
+
+def test_the_fragments_fit_into_an_envoy_that_was_there_before(tmp_path: Path) -> None:
+    told = fragments()
+    router = {
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+    }
+    existing = {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": MANAGER,
+            "stat_prefix": "existing",
+            "http_filters": [told["check"], told["removal"], router],
+            "route_config": {
+                "virtual_hosts": [
+                    {
+                        "name": "all",
+                        "domains": ["*"],
+                        "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
+                    }
+                ],
+                **told["extensions"],
+            },
+            **told["manager"],
+        },
+    }
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
+    listener = {"name": "existing", "address": address, "filter_chains": [{"filters": [existing]}]}
+    configuration = tmp_path / "existing.json"
+    configuration.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [told["cluster"]]}}))
+    said = validation(configuration)
+    assert said.returncode == 0, said.stderr

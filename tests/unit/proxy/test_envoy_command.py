@@ -1,0 +1,135 @@
+"""`authz envoy`, in process: what it prints, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from authz.cli.main import main
+from authz.proxy.tls import svid_secret
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SET = """
+apiVersion: authz/v1
+kind: Mesh
+metadata: {name: shop}
+spec: {trustDomains: [shop.example, two.example], federates: [{trustDomain: acme.example, bundle: acme.pem}]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: orders}
+spec: {identities: ["spiffe://shop.example/orders", "spiffe://two.example/*/orders"]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: worker}
+spec: {identities: ["spiffe://shop.example/worker/**"]}
+---
+apiVersion: authz/v1
+kind: ThirdParty
+metadata: {name: acme}
+spec:
+  hosts: [api.acme.example, "*.cdn.example"]
+  tls: TLSv1_3
+  window: {opens: 2026-01-01T00:00:00Z, closes: 2099-01-01T00:00:00Z}
+"""
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> str:
+    (tmp_path / "set.yaml").write_text(SET)
+    return str(tmp_path)
+
+
+@pytest.fixture
+def printed(policies: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: str) -> tuple[int, str, str]:
+        status = main(["envoy", *words, "--policies", policies])
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+ACME = ("--third-party", "acme=egress.example:8443")
+
+
+def cluster(text: str, name: str) -> Any:
+    return next(one for one in json.loads(text)["static_resources"]["clusters"] if one["name"] == name)
+
+
+def address(of: Any) -> Any:
+    (endpoint,) = of["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    return endpoint["endpoint"]["address"]
+
+
+def test_a_complete_bootstrap_is_printed(printed: Any) -> None:
+    status, text, errors = printed("orders", *ACME)
+    assert (status, errors) == (0, "")
+    bootstrap = json.loads(text)
+    assert bootstrap["node"] == {"id": "spiffe://shop.example/orders", "cluster": "orders"}
+    assert [one["name"] for one in bootstrap["static_resources"]["listeners"]] == ["inbound", "outbound"]
+    assert address(cluster(text, "service_worker")) == {"socket_address": {"address": "worker", "port_value": 15006}}
+    assert cluster(text, "service_worker")["cluster_type"]["name"] == "envoy.clusters.dns"
+    files = {f"/run/svid/bundle{infix}.pem" for infix in ("", ".two.example", ".acme.example")}
+    assert {word for word in text.split('"') if "bundle" in word and word.endswith(".pem")} == files
+
+
+def test_the_flags_say_where_things_are(printed: Any) -> None:
+    status, text, errors = printed(
+        *("worker", *ACME, "--spiffe-id", "spiffe://shop.example/worker/7", "--bundle", "acme.example=/b/acme.pem"),
+        *("--inbound", "[::]:1", "--outbound", "unix:/o.sock", "--app", "app:3", "--admin", "unix:/a.sock"),
+        *("--authz-socket", "/1.sock", "--authz-socket", "/2.sock", "--svid-dir", "/s", "--svid-secret", "/e/s.json"),
+        *("--authorities", "/ca.pem", "--peer-port", "7", "--peer-host-template", "{service}.mesh"),
+    )
+    assert (status, errors) == (0, "")
+    assert json.loads(text)["node"]["id"] == "spiffe://shop.example/worker/7"
+    inbound, outbound = (one["address"] for one in json.loads(text)["static_resources"]["listeners"])
+    assert inbound == {"socket_address": {"address": "::", "port_value": 1}}
+    assert outbound == {"pipe": {"path": "/o.sock", "mode": 0o600}}
+    assert address(cluster(text, "app")) == {"socket_address": {"address": "app", "port_value": 3}}
+    assert address(cluster(text, "service_orders")) == {"socket_address": {"address": "orders.mesh", "port_value": 7}}
+    for file in (
+        "/1.sock",
+        "/2.sock",
+        "/s/bundle.pem",
+        "/s/bundle.two.example.pem",
+        "/b/acme.pem",
+        "/e/s.json",
+        "/ca.pem",
+    ):
+        assert f'"{file}"' in text
+    assert '"tls_minimum_protocol_version": "TLSv1_3"' in text
+
+
+def test_the_second_file_is_printed_too(printed: Any) -> None:
+    assert printed("orders", *ACME, "--part", "svid-secret", "--svid-dir", "/s") == (0, svid_secret("/s"), "")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("nobody",), "there is no Service `nobody` in the policy set"),
+        (("orders",), "the ThirdParty `acme` has the wildcard host `*.cdn.example`"),
+        (("worker", *ACME), "`worker` has identity patterns only"),
+        (("orders", *ACME, "--spiffe-id", "spiffe://shop.example/worker/1"), "none of the identities of `orders`"),
+        (("orders", *ACME, "--spiffe-id", "orders"), "`orders` does not begin with `spiffe://`"),
+        (("orders", *ACME, "--outbound", "nowhere"), "--outbound: `nowhere` is no address"),
+        (("orders", *ACME, "--admin", "unix:"), "--admin: `` is no path of a unix socket"),
+        (("orders", *ACME, "--peer-port", "many"), "invalid int value"),
+        (("orders", *ACME, "--peer-port", "70000"), "the port `70000` is not between"),
+        (("orders", *ACME, "--peer-host-template", "peer"), "has no `{service}` in it"),
+        (("orders", *ACME, "--bundle", "else.example=a.pem"), "`else.example` is neither the Mesh's own nor federated"),
+        (("orders", *ACME, "--bundle", "acme.example"), "a name, `=` and a value are wanted"),
+        (("orders", "--third-party", "nobody=a:1"), "there is no ThirdParty `nobody` with hosts"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(printed: Any, words: tuple[str, ...], error: str) -> None:
+    status, text, errors = printed(*words)
+    assert (status, text) == (2, "")
+    assert error in errors
+    assert errors.count("\n") == 1

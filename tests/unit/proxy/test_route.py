@@ -1,0 +1,198 @@
+"""Envoy's choice of a destination by host, against the policy's: they may differ only in going nowhere."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, strategies as st
+
+from authz.policy.document import SourceFile
+from authz.policy.host import is_well_formed, requested_host
+from authz.policy.index import compile_index
+from authz.policy.policy_set import parse_policy_set
+from authz.proxy.errors import ProxyError
+from authz.proxy.route import DENIAL_HEADERS, NOWHERE_STATUS, inbound_routes, outbound_routes
+from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost
+from tests.support.sidecar_specs import LOCAL, sidecar
+
+if TYPE_CHECKING:
+    from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration, VirtualHost
+
+SET = """
+apiVersion: authz/v1
+kind: Mesh
+metadata: {name: shop}
+spec: {trustDomains: [shop.example]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: orders}
+spec: {identities: ["spiffe://shop.example/orders"], hosts: [orders.shop.local, o.cdn.example]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: catalog}
+spec: {identities: ["spiffe://shop.example/catalog"]}
+---
+apiVersion: authz/v1
+kind: ThirdParty
+metadata: {name: acme}
+spec:
+  hosts: [api.acme.example, "a.cdn.example:8443", "*.cdn.example", "b.cdn.example:9443"]
+  window: {opens: 2026-01-01T00:00:00Z, closes: 2099-01-01T00:00:00Z}
+---
+apiVersion: authz/v1
+kind: ThirdParty
+metadata: {name: other}
+spec:
+  hosts: ["api.acme.example:8443", "*.cdn.example:8443", "*.a.cdn.example"]
+  window: {opens: 2026-01-01T00:00:00Z, closes: 2099-01-01T00:00:00Z}
+"""
+POLICY_SET = parse_policy_set([SourceFile(path="set.yaml", content=SET.encode())])
+INDEX = compile_index(POLICY_SET)
+SPEC = sidecar(
+    destinations=tuple(
+        ServiceDestination(name=one.name, hosts=one.hosts, identities=("spiffe://a/b",), address=LOCAL)
+        for one in POLICY_SET.services
+    ),
+    third_parties=tuple(
+        ThirdPartyDestination(
+            name=one.name,
+            hosts=tuple(ThirdPartyHost(name=host.name, wildcard=host.wildcard, port=host.port) for host in one.hosts),
+            authority_file="authorities.pem",
+            address=LOCAL,
+        )
+        for one in POLICY_SET.third_parties
+    ),
+)
+ROUTES = outbound_routes(SPEC)
+
+_LABELS = st.sampled_from(
+    ["orders", "catalog", "shop", "local", "api", "acme", "example", "cdn", "a", "b", "o", "x", "A", "CDN", ""]
+)
+_HOSTS = st.builds(
+    "{}{}{}".format,
+    st.one_of(
+        st.lists(_LABELS, min_size=1, max_size=5).map(".".join),
+        st.sampled_from(["orders", "orders.shop.local", "o.cdn.example", "api.acme.example", "q.cdn.example"]),
+    ),
+    st.sampled_from(["", ".", ".."]),
+    st.sampled_from(["", ":", ":80", ":443", ":8443", ":9443", ":65535", ":65536", ":080", ":x", ":80:80"]),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    cluster: str | None
+    status: int | None
+
+
+def envoys_choice(routes: RouteConfiguration, authority: str, path: str = "/") -> Chosen | None:
+    """Choose as Envoy does: exact domains, then the longest suffix, then `*`; then the first route that matches."""
+    host = authority.lower()
+    if routes.ignore_port_in_host_matching:
+        host = host[: host.rindex(":")] if ":" in host else host
+    candidates = [(domain, virtual_host) for virtual_host in routes.virtual_hosts for domain in virtual_host.domains]
+    exact = [found for domain, found in candidates if domain == host]
+    suffixes = sorted(
+        (
+            (len(domain), found)
+            for domain, found in candidates
+            if domain.startswith("*.") and host.endswith(domain[1:]) and len(host) > len(domain) - 1
+        ),
+        key=lambda pair: -pair[0],
+    )
+    chosen: VirtualHost = exact[0] if exact else suffixes[0][1] if suffixes else candidates[-1][1]
+    return next((_outcome(route) for route in chosen.routes if _matches(route, authority, path)), None)
+
+
+def _matches(route: Route, authority: str, path: str) -> bool:
+    match = route.match
+    assert match is not None
+    if match.prefix is not None and not path.startswith(match.prefix):
+        return False
+    if match.path is not None and path != match.path:
+        return False
+    if match.connect_matcher is not None and path:
+        return False
+    return all(
+        header.string_match is not None
+        and header.string_match.safe_regex is not None
+        and re.fullmatch(header.string_match.safe_regex.regex, authority) is not None
+        for header in match.headers
+    )
+
+
+def _outcome(route: Route) -> Chosen:
+    return Chosen(
+        cluster=None if route.route is None else route.route.cluster,
+        status=None if route.direct_response is None else route.direct_response.status,
+    )
+
+
+def policys_choice(host: str) -> str | None:
+    asked = requested_host(host)
+    party = None if asked is None or not is_well_formed(host) else INDEX.destination(*asked)
+    return None if party is None else party.name
+
+
+@given(_HOSTS)
+def test_a_host_goes_to_the_destination_that_was_decided_about_or_nowhere(host: str) -> None:
+    chosen, decided = envoys_choice(ROUTES, host), policys_choice(host)
+    assert chosen is not None
+    if chosen.cluster is None:
+        assert chosen.status == NOWHERE_STATUS
+        # A wildcard's name with a trailing dot is no name that TLS could carry: it is allowed, and not reached.
+        assert decided is None or host.partition(":")[0].endswith(".")
+    else:
+        assert decided is not None
+        assert chosen.cluster == f"service_{decided}" or chosen.cluster.startswith(f"third_party_{decided}_")
+
+
+@pytest.mark.parametrize(
+    ("host", "cluster"),
+    [
+        ("orders", "service_orders"),
+        ("o.cdn.example:8443", "service_orders"),
+        ("api.acme.example:80", "third_party_acme_api.acme.example_443"),
+        ("api.acme.example:8443", "third_party_other_api.acme.example_8443"),
+        ("a.cdn.example:8443", "third_party_acme_a.cdn.example_8443"),
+        ("a.cdn.example", "third_party_acme_any.cdn.example_443"),
+        ("b.cdn.example:8443", "third_party_other_any.cdn.example_8443"),
+        ("x.a.cdn.example", "third_party_other_any.a.cdn.example_443"),
+    ],
+)
+def test_the_nearest_entry_wins(host: str, cluster: str) -> None:
+    assert envoys_choice(ROUTES, host) == Chosen(cluster=cluster, status=None)
+
+
+@given(st.text(max_size=40), st.sampled_from(["/", "/a", "*", ""]))
+def test_there_is_no_request_without_a_route(host: str, path: str) -> None:
+    for routes in (ROUTES, inbound_routes(SPEC)):
+        assert envoys_choice(routes, host, path) is not None
+
+
+def test_every_table_says_where_it_stands() -> None:
+    for routes in (ROUTES, inbound_routes(SPEC)):
+        assert set(routes.typed_per_filter_config) == {"envoy.filters.http.ext_authz"}
+        assert routes.virtual_hosts[-1].domains == ["*"]
+
+
+def test_inbound_everything_but_connect_goes_to_the_app_and_no_denial_is_believed_of_it() -> None:
+    for host in ("orders", "nowhere", ""):
+        assert envoys_choice(inbound_routes(SPEC), host) == Chosen(cluster="app", status=None)
+        assert envoys_choice(inbound_routes(SPEC), host, "") == Chosen(cluster=None, status=NOWHERE_STATUS)
+    (virtual_host,) = inbound_routes(SPEC).virtual_hosts
+    for route in virtual_host.routes:
+        assert route.route is None or route.response_headers_to_remove == list(DENIAL_HEADERS)
+
+
+def test_a_host_of_two_owners_is_refused() -> None:
+    def service(name: str) -> ServiceDestination:
+        return ServiceDestination(name=name, hosts=("Same.",), identities=("spiffe://a/b",), address=LOCAL)
+
+    with pytest.raises(ProxyError, match="the host `same` belongs to two destinations"):
+        outbound_routes(sidecar(destinations=(service("a"), service("b"))))
