@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from authz.cli.arguments import CommandParser
-    from authz.mesh.call import CallAnswer
+    from authz.mesh.calls.call import CallAnswer
 
 _STATE_HELP = "where the mesh keeps its state (default: .authz/mesh); one mesh at a time uses it"
 
@@ -162,7 +162,7 @@ def _down(given: argparse.Namespace) -> int:
 
 
 def _call(given: argparse.Namespace) -> int:
-    from authz.mesh.call import MeshCall  # noqa: PLC0415 as above
+    from authz.mesh.calls.call import MeshCall  # noqa: PLC0415 as above
     from authz.mesh.errors import NoAnswerError  # noqa: PLC0415 as above
     from authz.mesh.running_mesh import Mesh  # noqa: PLC0415 as above
 
@@ -191,7 +191,7 @@ def _call(given: argparse.Namespace) -> int:
 
 
 def _demo(given: argparse.Namespace) -> int:
-    from authz.mesh.story import play  # noqa: PLC0415 as above
+    from authz.mesh.demo.story import play  # noqa: PLC0415 as above
 
     status: int = play(keep_up=not given.exit, state=given.state)
     return status

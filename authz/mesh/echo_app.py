@@ -18,8 +18,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from authz.errors import AuthzError
-from authz.mesh.echo_server import EchoServer
-from authz.mesh.echo_tls import ServedCertificate
+from authz.mesh.echo.server import EchoServer
+from authz.mesh.echo.tls import ServedCertificate
 from authz.mesh.errors import MeshError
 from authz.notify import notify
 from authz.proxy.addresses import Address, parse_address

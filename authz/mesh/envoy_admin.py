@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import socket
 
-from authz.mesh.http1_call import call_http1
-from authz.mesh.wire import Endpoint
+from authz.mesh.calls.http1_call import call_http1
+from authz.mesh.calls.wire import Endpoint
 
 _PATIENCE_S = 1.0
 _COUNTERS_PATIENCE_S = 10.0

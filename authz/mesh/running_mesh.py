@@ -10,7 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final, Self
 
 from authz.mesh.background import start_in_background
-from authz.mesh.call import CallAnswer, MeshCall, make_call
+from authz.mesh.calls.call import CallAnswer, MeshCall, make_call
 from authz.mesh.errors import MeshError
 from authz.mesh.process_mark import end_process
 from authz.mesh.settings import MeshSettings

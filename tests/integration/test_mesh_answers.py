@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from authz.mesh.call import CallAnswer, MeshCall
+from authz.mesh.calls.call import CallAnswer, MeshCall
 from authz.mesh.running_mesh import Mesh
 from tests.support.policy_sets import eleven_services, write
 

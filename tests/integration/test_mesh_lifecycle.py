@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from authz.mesh.call import MeshCall
+from authz.mesh.calls.call import MeshCall
 from authz.mesh.errors import NoMeshError
 from authz.mesh.running_mesh import Mesh
 from tests.support.leftovers import Traces

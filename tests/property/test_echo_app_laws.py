@@ -14,10 +14,10 @@ import pytest
 from hpack import Encoder
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from authz.mesh.echo_answer import EchoProtocol, EchoRefusal, EchoRequest, joined_headers, stream_wish
-from authz.mesh.echo_grpc import FirstMessage, GrpcFault, GrpcStatus, MessageEnds, is_grpc, trailers
-from authz.mesh.echo_http2_frames import MAX_FRAME_BYTES, PREFACE, ClientFrames, FrameTooLongError
-from authz.mesh.echo_websocket import EchoWebSocket
+from authz.mesh.echo.answer import EchoProtocol, EchoRefusal, EchoRequest, joined_headers, stream_wish
+from authz.mesh.echo.grpc import FirstMessage, GrpcFault, GrpcStatus, MessageEnds, is_grpc, trailers
+from authz.mesh.echo.http2_frames import MAX_FRAME_BYTES, PREFACE, ClientFrames, FrameTooLongError
+from authz.mesh.echo.websocket import EchoWebSocket
 from tests.support.echo_process import EchoProcess
 
 if TYPE_CHECKING:

@@ -107,7 +107,8 @@ def _direction(context: Mapping[str, str]) -> Direction:
         return Direction(claimed)
     except ValueError as error:
         # A route without per-route configuration sends an empty map: a misconfigured listener, never a guess.
-        raise CheckMessageError(f"context_extensions say direction `{claimed[:32]}`, not inbound or outbound") from error
+        text = f"context_extensions say direction `{claimed[:32]}`, not inbound or outbound"
+        raise CheckMessageError(text) from error
 
 
 def _certificate(encoded: str) -> bytes:

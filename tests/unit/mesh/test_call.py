@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
-from authz.mesh.call import MeshCall, make_call
+from authz.mesh.calls.call import MeshCall, make_call
+from authz.mesh.calls.http1_call import call_http1
+from authz.mesh.calls.wire import Endpoint, WireAnswer
 from authz.mesh.errors import CallUsageError, NoAnswerError
-from authz.mesh.http1_call import call_http1
 from authz.mesh.process_mark import ProcessMark
 from authz.mesh.state import MeshState, RunningService, RunningThirdParty
-from authz.mesh.wire import Endpoint, WireAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ import h2.connection
 import h2.events
 import pytest
 
+from authz.mesh.calls.grpc_call import call_grpc
+from authz.mesh.calls.wire import Endpoint, WireAnswer
 from authz.mesh.errors import NoAnswerError
-from authz.mesh.grpc_call import call_grpc
-from authz.mesh.wire import Endpoint, WireAnswer
 from tests.support.echo_process import PATIENCE_S, EchoProcess
 
 if TYPE_CHECKING:

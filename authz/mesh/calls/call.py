@@ -14,16 +14,16 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from authz.mesh.calls.grpc_call import call_grpc
+from authz.mesh.calls.http1_call import call_http1
+from authz.mesh.calls.wire import ClientTls, Endpoint
 from authz.mesh.errors import CallUsageError
-from authz.mesh.grpc_call import call_grpc
-from authz.mesh.http1_call import call_http1
 from authz.mesh.state import RunningService, RunningThirdParty
-from authz.mesh.wire import ClientTls, Endpoint
 from authz.proxy.header_names import X_AUTHZ_DECISION_ID, X_AUTHZ_REASON
 
 if TYPE_CHECKING:
+    from authz.mesh.calls.wire import WireAnswer
     from authz.mesh.state import MeshState
-    from authz.mesh.wire import WireAnswer
 
 #: From the first byte sent to the last one received.
 CALL_TIMEOUT_S: Final = 30.0

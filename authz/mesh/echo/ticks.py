@@ -9,12 +9,12 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from authz.mesh.echo_answer import TICK_S
+from authz.mesh.echo.answer import TICK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from authz.mesh.echo_answer import StreamWish
+    from authz.mesh.echo.answer import StreamWish
 
 #: so that 1.0 s is ten ticks and never an eleventh by the rounding of floats
 _ROUNDING = 1e-6

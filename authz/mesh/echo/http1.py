@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from authz.mesh.echo_answer import (
+from authz.mesh.echo.answer import (
     MAX_HEADERS_BYTES,
     EchoProtocol,
     EchoRefusal,
@@ -26,9 +26,9 @@ from authz.mesh.echo_answer import (
     joined_headers,
     stream_wish,
 )
-from authz.mesh.echo_connection import EchoConnection, OpenConnections
-from authz.mesh.echo_ticks import Ticks
-from authz.mesh.echo_websocket import WebSocketConnection, accepted_upgrade, asks_for_websocket
+from authz.mesh.echo.connection import EchoConnection, OpenConnections
+from authz.mesh.echo.ticks import Ticks
+from authz.mesh.echo.websocket import WebSocketConnection, accepted_upgrade, asks_for_websocket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

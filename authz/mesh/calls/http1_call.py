@@ -10,8 +10,8 @@ import http.client
 import io
 from typing import TYPE_CHECKING, Any, cast
 
+from authz.mesh.calls.wire import MAX_BODY_BYTES, Connection, Deadline, Endpoint, WireAnswer
 from authz.mesh.errors import NoAnswerError
-from authz.mesh.wire import MAX_BODY_BYTES, Connection, Deadline, Endpoint, WireAnswer
 
 if TYPE_CHECKING:
     import socket

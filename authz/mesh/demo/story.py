@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from authz.errors import AuthzError, UsageError
+from authz.mesh.demo.scenes import SCENES, Outcome, Scene, prepare
+from authz.mesh.demo.stage import Stage
 from authz.mesh.running_mesh import Mesh
-from authz.mesh.scenes import SCENES, Outcome, Scene, prepare
-from authz.mesh.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

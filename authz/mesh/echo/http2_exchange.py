@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 from hpack.struct import NeverIndexedHeaderTuple
 from wsproto.frame_protocol import CloseReason
 
-from authz.mesh.echo_answer import EchoProtocol, EchoRefusal, EchoRequest, StreamWish, joined_headers, stream_wish
-from authz.mesh.echo_connection import LINGER_S
-from authz.mesh.echo_grpc import FirstMessage, GrpcFault, GrpcStatus, MessageEnds, is_grpc, trailers
-from authz.mesh.echo_ticks import Ticks
-from authz.mesh.echo_websocket import EchoWebSocket, accepted_connect
+from authz.mesh.echo.answer import EchoProtocol, EchoRefusal, EchoRequest, StreamWish, joined_headers, stream_wish
+from authz.mesh.echo.connection import LINGER_S
+from authz.mesh.echo.grpc import FirstMessage, GrpcFault, GrpcStatus, MessageEnds, is_grpc, trailers
+from authz.mesh.echo.ticks import Ticks
+from authz.mesh.echo.websocket import EchoWebSocket, accepted_connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from authz.mesh.echo_http2 import Http2Stream
+    from authz.mesh.echo.http2 import Http2Stream
 
     Field = tuple[bytes, bytes]
 

@@ -22,15 +22,15 @@ from wsproto.events import CloseConnection, Message, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import generate_accept_token
 
-from authz.mesh.echo_answer import EchoRefusal
-from authz.mesh.echo_connection import LINGER_S, EchoConnection
-from authz.mesh.echo_ticks import Ticks
+from authz.mesh.echo.answer import EchoRefusal
+from authz.mesh.echo.connection import LINGER_S, EchoConnection
+from authz.mesh.echo.ticks import Ticks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from authz.mesh.echo_answer import EchoRequest, StreamWish
-    from authz.mesh.echo_connection import OpenConnections
+    from authz.mesh.echo.answer import EchoRequest, StreamWish
+    from authz.mesh.echo.connection import OpenConnections
 
 #: RFC 6455 4.1: a nonce of 16 bytes in base64
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")

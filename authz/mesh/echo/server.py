@@ -11,10 +11,10 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from authz.mesh.echo_connection import EchoConnection, OpenConnections
-from authz.mesh.echo_http1 import Http1Connection
-from authz.mesh.echo_http2 import Http2Connection
-from authz.mesh.echo_http2_frames import PREFACE
+from authz.mesh.echo.connection import EchoConnection, OpenConnections
+from authz.mesh.echo.http1 import Http1Connection
+from authz.mesh.echo.http2 import Http2Connection
+from authz.mesh.echo.http2_frames import PREFACE
 from authz.proxy.addresses import Address, TcpAddress, UnixAddress
 
 if TYPE_CHECKING:

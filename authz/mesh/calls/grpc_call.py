@@ -18,8 +18,8 @@ import h2.errors
 import h2.events
 import h2.exceptions
 
+from authz.mesh.calls.wire import MAX_BODY_BYTES, Connection, Deadline, Endpoint, WireAnswer
 from authz.mesh.errors import NoAnswerError
-from authz.mesh.wire import MAX_BODY_BYTES, Connection, Deadline, Endpoint, WireAnswer
 
 if TYPE_CHECKING:
     Headers = tuple[tuple[bytes, bytes], ...]

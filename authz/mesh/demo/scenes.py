@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from authz.mesh.stage import Stage, seen_by_app, words
+from authz.mesh.demo.stage import Stage, seen_by_app, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The echo app over HTTP/2: one connection, its streams, and flow control in both directions.
 
 h2 parses, checks and frames; this module decides what is read on and what is sent next. What is answered on a stream is
-:mod:`authz.mesh.echo_http2_exchange`'s.
+:mod:`authz.mesh.echo.http2_exchange`'s.
 
 INVARIANT (no stream starves another): the connection's receive window is the sum of what all allowed streams may
 send, so a stream whose echo is not read holds up itself alone.
@@ -23,17 +23,17 @@ from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
-from authz.mesh.echo_answer import MAX_HEADERS_BYTES
-from authz.mesh.echo_connection import EchoConnection
-from authz.mesh.echo_http2_exchange import exchange_for
-from authz.mesh.echo_http2_frames import MAX_FRAME_BYTES, ClientFrames, FrameTooLongError
+from authz.mesh.echo.answer import MAX_HEADERS_BYTES
+from authz.mesh.echo.connection import EchoConnection
+from authz.mesh.echo.http2_exchange import exchange_for
+from authz.mesh.echo.http2_frames import MAX_FRAME_BYTES, ClientFrames, FrameTooLongError
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from authz.mesh.echo_connection import OpenConnections
-    from authz.mesh.echo_http2_exchange import Exchange
+    from authz.mesh.echo.connection import OpenConnections
+    from authz.mesh.echo.http2_exchange import Exchange
 
     Fields = Sequence[tuple[bytes, bytes]]
 

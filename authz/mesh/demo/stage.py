@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from authz.mesh.call import CallAnswer, MeshCall
+from authz.mesh.calls.call import CallAnswer, MeshCall
 from authz.mesh.envoy_admin import envoy_counters
 from authz.mesh.errors import MeshError
 from authz.policy_folder import load_policy_folder

@@ -1,0 +1,1 @@
+"""Calls through a running mesh, with exactly the bytes that were given."""

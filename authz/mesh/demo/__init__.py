@@ -1,0 +1,1 @@
+"""The demo: the story of a small shop, told on real Envoys."""
