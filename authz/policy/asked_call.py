@@ -116,7 +116,7 @@ class Directory:
                 raise AskedCallError(
                     f"{quoted(to)} is a ThirdParty: calls to it are outbound, never inbound", field="direction"
                 )
-            return None, Direction.OUTBOUND, asked.host or _exact_host(third_party)
+            return None, Direction.OUTBOUND, _exact_host(third_party) if asked.host is None else asked.host
         if to in self.services:
             return to, asked.direction or Direction.INBOUND, to if asked.host is None else asked.host
         service = self._service_at(to)

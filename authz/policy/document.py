@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import yaml
 
-from authz.policy.errors import Fault, FaultCode, quoted
+from authz.policy.errors import MAX_FAULTS_AT_ONCE, Fault, FaultCode, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +33,8 @@ MAX_FILE_BYTES: Final = 8 * 1024 * 1024
 MAX_SET_BYTES: Final = 128 * 1024 * 1024
 #: The deepest policy nests 9 levels; 100,000 open brackets have crashed C parsers.
 MAX_DEPTH: Final = 64
+#: Keys, values, beginnings and ends of one file: a policy of 400 bytes has 60 of them.
+MAX_PARTS: Final = 2_000_000
 #: One key or value; the longest legal ones are an identity (2048 bytes) and a path (8192 bytes).
 MAX_SCALAR_CHARACTERS: Final = 64 * 1024
 
@@ -174,6 +176,7 @@ class _Reader:
         self.faults: list[Fault] = []
         self.finished: list[Document] = []
         self._empty: list[Node] = []
+        self._parts_left = MAX_PARTS
 
     def text(self, content: bytes) -> str:
         """Decode a file; raises _Broken for what no YAML reader should be given."""
@@ -220,6 +223,9 @@ class _Reader:
         if mark is None:  # the typing allows it, the C parser never does it
             return None
         line, column = mark.line + 1, mark.column + 1
+        self._parts_left -= 1
+        if self._parts_left < 0:
+            raise self._broken(line, column, f"the file has more than {MAX_PARTS} parts; split it")
         match event:
             case yaml.ScalarEvent():
                 self._refuse_properties(event, line, column)
@@ -296,6 +302,8 @@ class _Reader:
             self._fault(line, column, f"the tag {quoted(event.tag)} is not allowed")
 
     def _fault(self, line: int, column: int, message: str, code: FaultCode = FaultCode.SYNTAX) -> None:
+        if len(self.faults) >= MAX_FAULTS_AT_ONCE:
+            raise self._broken(line, column, f"more than {MAX_FAULTS_AT_ONCE} faults; the file is not read further")
         self.faults.append(Fault(self.path, line, column, message, code))
 
     def _broken(self, line: int, column: int, message: str) -> _Broken:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 MAX_SHOWN_CHARACTERS = 120
 #: Faults beyond so many are counted, not listed: a wrong file given as policies has one in each line.
 MAX_LISTED_FAULTS = 1000
+#: What one document, or the form of one file, has beyond so many faults is not looked for.
+MAX_FAULTS_AT_ONCE = 1000
+#: A set with so many faults is not looked at further.
+MAX_FAULTS = 10_000
 
 
 class PolicyError(AuthzError):
@@ -43,7 +47,7 @@ class Fault:
     code: FaultCode = FaultCode.SCHEMA
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}:{self.column}: {self.message}"
+        return f"{printable(self.path)}:{self.line}:{self.column}: {self.message}"
 
 
 class PolicySetFaults(PolicyError):  # noqa: N818 it is all of them, not one error
@@ -59,20 +63,23 @@ class PolicySetFaults(PolicyError):  # noqa: N818 it is all of them, not one err
         return "\n".join([*lines, f"and {more} faults more"] if more > 0 else lines)
 
 
-def quoted(text: str) -> str:
-    """Give `text` in backticks, on one line, and shortened where it is long.
+def printable(text: str) -> str:
+    """Give `text` on one line: line breaks, control characters and what reorders text are escaped.
 
-    Printable text stays as it is; line breaks, control characters and what reorders text are escaped, so that no
-    input can forge a line of output.
+    Whatever stands in a policy file, a file's name or a request, it forges no line of output.
     """
-    shown = "".join(
-        character if character.isprintable() and character != "`" else character.encode("unicode_escape").decode()
-        for character in text[:MAX_SHOWN_CHARACTERS]
-    ).replace("`", "\\x60")
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def quoted(text: str) -> str:
+    """Give `text` in backticks, on one line, and shortened where it is long."""
+    shown = printable(text[:MAX_SHOWN_CHARACTERS]).replace("`", "\\x60")
     return f"`{shown}`" if len(text) <= MAX_SHOWN_CHARACTERS else f"`{shown}`... ({len(text)} characters)"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Give the hint `; did you mean `x`?` where one of the known words is close, else nothing."""
-    matches = get_close_matches(word[:MAX_SHOWN_CHARACTERS], sorted(known), n=1, cutoff=0.6)
+def nearest(word: str, known: Iterable[str], *, similarity: float = 0.6) -> str:
+    """Give the hint `; did you mean `x`?` where one of the known words is as close as that, else nothing."""
+    matches = get_close_matches(word[:MAX_SHOWN_CHARACTERS], sorted(known), n=1, cutoff=similarity)
     return f"; did you mean `{matches[0]}`?" if matches else ""

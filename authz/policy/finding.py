@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from authz.policy.errors import FaultCode
+from authz.policy.errors import FaultCode, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,8 +86,8 @@ class Finding:
     accepted: str = ""
 
     def __str__(self) -> str:
-        accepted = f" (accepted: {self.accepted})" if self.accepted else ""
-        return f"{self.path}:{self.line}:{self.column}: {self.level}: {self.message}{accepted} [{self.code}]"
+        accepted = f" (accepted: {printable(self.accepted)})" if self.accepted else ""
+        return f"{printable(self.path)}:{self.line}:{self.column}: {self.level}: {self.message}{accepted} [{self.code}]"
 
     def accept(self, reason: str) -> Finding:
         """Give the note that remains of a finding that its document accepts."""

@@ -73,11 +73,6 @@ class IdentityPattern:
         """The number of literal segments: of two patterns, more of them are more specific."""
         return sum(segment not in {ANY_SEGMENT, ANY_SEGMENTS} for segment in self.segments)
 
-    @property
-    def specificity(self) -> tuple[bool, int]:
-        """Greater for the pattern that wins: an exact one first, then the one with more literal segments."""
-        return self.exact is not None, self.literals
-
     def matches(self, spiffe_id: SpiffeId) -> bool:
         """Whether the pattern stands for this ID."""
         if spiffe_id.trust_domain != self.trust_domain or not spiffe_id.path:

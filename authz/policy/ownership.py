@@ -113,7 +113,7 @@ def _foreign_identities(each: Placed, known: frozenset[TrustDomain]) -> Iterator
             pass  # a test may well ask for a stranger
     for place, domain in named:
         if domain not in known:
-            hint = nearest(domain.name, [each.name for each in known])
+            hint = nearest(domain.name, [each.name for each in known], similarity=0.85)
             message = f"the trust domain {quoted(domain.name)} is neither own nor federated{hint}"
             yield each.fault(place, message, FaultCode.REFERENCE)
 

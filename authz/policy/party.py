@@ -57,13 +57,13 @@ class EntryTable:
 
     def __init__(self) -> None:
         self._by_path: SegmentTrie[Entry] | None = None
-        self._everywhere: tuple[Entry, ...] = ()
+        self._everywhere: list[Entry] = []
 
     def add(self, operation: HttpOperation | GrpcOperation, rule: Rule) -> None:
         """Add what an operation allows."""
         for segments, entry in _entries(operation, rule):
             if segments is None:
-                self._everywhere += (entry,)
+                self._everywhere.append(entry)
             else:
                 if self._by_path is None:
                     self._by_path = SegmentTrie()
@@ -71,7 +71,7 @@ class EntryTable:
 
     def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry]:
         """Give the entries that mean this call."""
-        found = self._everywhere if self._by_path is None else (*self._everywhere, *self._by_path.matching(segments))
+        found = self._everywhere if self._by_path is None else self._everywhere + self._by_path.matching(segments)
         return [entry for entry in found if entry.allows_method(method, is_grpc=is_grpc)]
 
 

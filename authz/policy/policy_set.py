@@ -7,13 +7,16 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydantic import ValidationError
 
 from authz.policy.document import MAX_SET_BYTES, read_documents
-from authz.policy.errors import Fault, FaultCode, PolicySetFaults, nearest, quoted
+from authz.policy.errors import MAX_FAULTS, MAX_FAULTS_AT_ONCE, Fault, FaultCode, PolicySetFaults, nearest, quoted
 from authz.policy.ownership import ownership_faults
 from authz.policy.placed import Placed
 from authz.policy.references import reference_faults
@@ -34,7 +37,7 @@ from authz.policy.schema_faults import schema_faults
 from authz.policy.schema_fields import Fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from authz.policy.document import Document, Key, SourceFile
 
@@ -74,6 +77,26 @@ def parse_policy_set(files: Sequence[SourceFile]) -> PolicySet:
     Cost: linear in the size of the files, which is limited.
     """
     _refuse_oversized(files)
+    with _collector_at_rest():
+        return _parsed(files)
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Keep the garbage collector from walking, again and again, through millions of values that all stay.
+
+    It halves the time of a load. What is made meanwhile holds no cycles.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _parsed(files: Sequence[SourceFile]) -> PolicySet:
     faults: list[Fault] = []
     placed: list[Placed] = []
     unreadable: list[str] = []
@@ -91,8 +114,10 @@ def parse_policy_set(files: Sequence[SourceFile]) -> PolicySet:
                 placed.append(each)
             else:  # of an unknown kind: what it was to define is not missing besides
                 unreadable.append(document.text("metadata", "name") or "")
-    faults.extend(reference_faults(placed, unreadable))
-    faults.extend(ownership_faults(placed))
+            if len(faults) > MAX_FAULTS:
+                raise PolicySetFaults(faults)
+    faults.extend(islice(reference_faults(placed, unreadable), MAX_FAULTS))
+    faults.extend(islice(ownership_faults(placed), MAX_FAULTS))
     if not any(each.kind is Kind.MESH for each in placed) and not any("Mesh" in text for text in unreadable):
         first = min((file.path for file in files), default="")
         faults.append(_no_mesh(first))
@@ -138,11 +163,8 @@ def _placed(document: Document) -> tuple[Placed | None, list[Fault]]:
     root = document.root.value
     if not isinstance(root, dict):  # the reader gives only mappings
         return None, []
-    faults = [
-        document.fault_at_key((key,), f"unknown field {quoted(key)}{nearest(key, _ENVELOPE)}")
-        for key in root
-        if key not in _ENVELOPE
-    ]
+    unknown = [key for key in root if key not in _ENVELOPE][:MAX_FAULTS_AT_ONCE]
+    faults = [document.fault_at_key((key,), f"unknown field {quoted(key)}{nearest(key, _ENVELOPE)}") for key in unknown]
     faults += [document.fault((), f"`{key}` is required") for key in _ENVELOPE if key not in root]
     if "apiVersion" in root and root["apiVersion"] != API_VERSION:
         faults.append(document.fault(("apiVersion",), f"must be `{API_VERSION}`"))

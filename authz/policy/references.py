@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from authz.policy.errors import Fault
     from authz.policy.placed import Placed
 
+#: Whoever has renamed more than so many things knows what is wrong.
+MAX_HINTS: Final = 50
+
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -39,6 +42,7 @@ class _References:
         self._names: dict[Kind, dict[str, Placed]] = {kind: {} for kind in Kind}
         for each in placed:
             self._names[each.kind].setdefault(each.name, each)
+        self._hints: dict[tuple[Kind, str], str] = {}
         self._services = {each.name: each.value for each in placed if isinstance(each.value, Service)}
         self._third_parties = {each.name: each.value for each in placed if isinstance(each.value, ThirdParty)}
 
@@ -100,8 +104,14 @@ class _References:
             field = "thirdParties" if other is Kind.THIRD_PARTY else "services"
             hint = f"; it is a {other}, so it stands under `{field}`"
         else:
-            hint = nearest(name, self._names[kind])
+            hint = self._hint(kind, name)
         yield each.fault(place, f"there is no {kind} {quoted(name)}{hint}", FaultCode.REFERENCE)
+
+    def _hint(self, kind: Kind, name: str) -> str:
+        """Give the nearest name; looked for once, and only for so many, because that takes time."""
+        if (kind, name) not in self._hints and len(self._hints) < MAX_HINTS:
+            self._hints[kind, name] = nearest(name, self._names[kind])
+        return self._hints.get((kind, name), "")
 
     def _offered(self, each: Placed, entry: tuple[Key, ...], place: tuple[Key, ...], name: str) -> Iterator[Fault]:
         """Find names of operations that the selected Services do not have."""

@@ -185,11 +185,6 @@ class PathTemplate:
         return len(self.segments) == len(other.segments)
 
 
-def most_literal_first(template: PathTemplate) -> tuple[int, str]:
-    """Order templates: the one with more literal segments first, among equals by their text."""
-    return -template.literals, template.text
-
-
 _WHY_NO_LITERAL: Final = {
     "%": "write the path decoded; there are no percent-encodings in a pattern",
     "?": "a query is never matched; leave it out",

@@ -15,7 +15,6 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from authz.identity.spiffe_id import TrustDomain  # noqa: TC001 pydantic reads the annotations
 from authz.policy.route import PathShape  # noqa: TC001 same
 from authz.policy.schema_fields import (
     ApiField,
@@ -122,11 +121,6 @@ class Mesh(Named, MeshSpec):
     def federations(self) -> tuple[Federation, ...]:
         """The federated trust domains."""
         return self.federates
-
-    @property
-    def known_trust_domains(self) -> frozenset[TrustDomain]:
-        """The own and the federated ones."""
-        return frozenset(self.trust_domains) | {federation.trust_domain for federation in self.federations}
 
 
 # --- Service and ThirdParty ----------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
-from authz.policy.errors import Fault, FaultCode, nearest, quoted
-from authz.policy.schema_fields import NOT_SUPPORTED, Fields, written_as
+from authz.policy.errors import MAX_FAULTS_AT_ONCE, Fault, FaultCode, nearest, quoted
+from authz.policy.schema_fields import MAX_IDENTITIES, NOT_SUPPORTED, Fields, written_as
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -29,12 +30,9 @@ def schema_faults(
     document: Document, prefix: tuple[Key, ...], error: ValidationError, model: type[Fields]
 ) -> list[Fault]:
     """Give the faults that the schema found in the part of a document that `prefix` leads to."""
-    return [
-        _fault(document, prefix, details, model)
-        for details in error.errors(include_url=False)
-        # Said of a list whose every entry is at fault, too; truly empty ones are found before.
-        if details["type"] != "too_short"
-    ]
+    # An empty list is found before; this is also said of a list whose every entry is at fault.
+    told = (details for details in error.errors(include_url=False) if details["type"] != "too_short")
+    return [_fault(document, prefix, details, model) for details in islice(told, MAX_FAULTS_AT_ONCE)]
 
 
 def _fault(document: Document, prefix: tuple[Key, ...], details: ErrorDetails, model: type[Fields]) -> Fault:
@@ -61,6 +59,8 @@ def _message(details: ErrorDetails, context: dict[str, Any], value: Value) -> st
             message = f"must be a list, not {_article(value)}; write `- ` or `[...]`"
         case "dict_type" | "model_type":
             message = f"must be a mapping, not {_article(value)}"
+        case "too_long":
+            message = f"at most {MAX_IDENTITIES} entries are allowed; write a pattern, or several documents"
         case "bool_type":
             message = f"must be `true` or `false`, not {_article(value)}"
         case _:

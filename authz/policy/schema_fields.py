@@ -44,6 +44,8 @@ _DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _API_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 
 
+#: A workload has a handful of identities; what has a thousand is a pattern.
+MAX_IDENTITIES: Final = 1000
 #: What is said of a field that the language has and this version does not.
 NOT_SUPPORTED: Final = "not supported yet"
 
@@ -95,7 +97,7 @@ def _one_of(words: type[StrEnum], *, not_yet: StrEnum | None = None) -> _Validat
     def parse(text: str) -> StrEnum:
         if text not in known:
             allowed = ", ".join(f"`{word}`" for word in known)
-            raise problem(f"{quoted(text)} is none of {allowed}{nearest(text, known)}")
+            raise problem(f"{quoted(text)} is none of {allowed}")
         if text == not_yet:
             raise problem(
                 f"`{text}` is not supported yet; only {_others(words, not_yet)} is", code=FaultCode.UNSUPPORTED
@@ -170,7 +172,7 @@ ShapeField: TypeAlias = Annotated[PathShape, _one_of(PathShape)]
 TlsField: TypeAlias = Annotated[TlsVersion, _one_of(TlsVersion)]
 TrustDomainField: TypeAlias = Annotated[TrustDomain, _text(TrustDomain.parse)]
 IdentityField: TypeAlias = Annotated[IdentityPattern, _text(IdentityPattern.parse)]
-Identities: TypeAlias = Annotated[tuple[IdentityField, ...], Field(min_length=1)]
+Identities: TypeAlias = Annotated[tuple[IdentityField, ...], Field(min_length=1, max_length=MAX_IDENTITIES)]
 RevocationField: TypeAlias = Annotated[Revocation, _text(parse_revocation)]
 ServiceHostField: TypeAlias = Annotated[str, _text(parse_service_host)]
 ThirdPartyHostField: TypeAlias = Annotated[ThirdPartyHost, _text(ThirdPartyHost.parse)]

@@ -24,16 +24,18 @@ class SegmentTrie(Generic[T]):
         self.literal: dict[str, SegmentTrie[T]] | None = None
         self.any_segment: SegmentTrie[T] | None = None
         #: values of the templates that end here
-        self.here: tuple[T, ...] = ()
+        self.here: list[T] | None = None
         #: values of the templates whose last segment takes all the rest
-        self.rest: tuple[T, ...] = ()
+        self.rest: list[T] | None = None
 
     def add(self, segments: Sequence[str], value: T) -> None:
         """Add a value for every path that a template's segments match."""
         node = self
         for segment in segments:
             if segment == REST:
-                node.rest += (value,)
+                if node.rest is None:
+                    node.rest = []
+                node.rest.append(value)
                 return
             if segment == ANY_SEGMENT:
                 if node.any_segment is None:
@@ -43,7 +45,9 @@ class SegmentTrie(Generic[T]):
                 if node.literal is None:
                     node.literal = {}
                 node = node.literal.setdefault(segment, SegmentTrie())
-        node.here += (value,)
+        if node.here is None:
+            node.here = []
+        node.here.append(value)
 
     def matching(self, segments: list[str]) -> list[T]:
         """Give the values of every template that matches a path with these decoded segments."""

@@ -1,0 +1,182 @@
+"""`authz check`: one call, or a stream of calls, answered from a policy folder as a sidecar would answer them."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from authz.cli.arguments import NO, USAGE, YES
+from authz.decision import Verdict
+from authz.errors import UsageError
+from authz.instant import rfc3339_from_ns
+from authz.policy.asked_call import AskedCall, AskedCallError
+from authz.policy.asked_call_json import MAX_LINE_BYTES, asked_call_from_json
+from authz.policy.errors import nearest, printable, quoted
+from authz.policy.evaluation import evaluate
+from authz.policy.index import compile_index
+from authz.policy.policy_test import directory_of
+from authz.policy.window import InstantError, parse_instant_ns
+from authz.policy_folder import load_policy_folder
+from authz.request import Direction, TlsVersion
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from authz.cli.arguments import CommandParser
+    from authz.decision import Decision
+    from authz.policy.asked_call import Directory
+    from authz.policy.index import PolicyIndex
+
+#: the flags that say what one call is
+_CALL_FLAGS: Final = ("from", "to", "method", "path", "grpc", "header", "tls", "direction", "host", "at")
+_ENCODER: Final = json.JSONEncoder(separators=(", ", ": "), ensure_ascii=False, check_circular=False)
+
+
+def add_call_flags(parser: CommandParser) -> None:
+    """Add the flags that say what a call is."""
+    parser.add_flag("--from", dest="caller", metavar="F", help="a Service or ThirdParty, or a SPIFFE ID; none: nobody")
+    parser.add_flag("--to", dest="destination", metavar="T", help="a Service or ThirdParty, or a host")
+    parser.add_flag("--method", metavar="M", help="the HTTP method")
+    parser.add_flag("--path", metavar="P", help="the path as it is sent, with its query")
+    parser.add_flag("--grpc", metavar="pkg.Service/Method", help="a gRPC call, instead of --method and --path")
+    parser.add_flag("--header", action="append", metavar="K=V", help="a request header; may be given several times")
+    parser.add_flag("--host", metavar="H", help="what the Host header says; default: the destination's name")
+    parser.add_flag("--tls", metavar="VERSION", help="TLSv1_2 or TLSv1_3 (the default), for inbound calls")
+    parser.add_flag("--direction", metavar="D", help="inbound or outbound; default: inbound where --to is a Service")
+    parser.add_flag("--at", metavar="TIME", help="when, as RFC 3339 with an offset; default: now")
+
+
+def check(given: argparse.Namespace, *, as_json: bool) -> int:
+    """Run `authz check`."""
+    policy_set = load_policy_folder(given.policies)
+    index, directory = compile_index(policy_set), directory_of(policy_set)
+    if given.calls is not None:
+        return _check_stream(given, index, directory)
+    at_ns = time.time_ns() if given.at is None else _instant(given.at)
+    try:
+        call = directory.call(_asked(given))
+    except AskedCallError as error:
+        flag = "--header" if error.field == "headers" else f"--{error.field}"
+        raise UsageError(f"{flag}: {error}" if error.field else str(error)) from error
+    decision = evaluate(index, call, at_ns)
+    print(json.dumps(answer(decision)) if as_json else _pretty(given, decision, at_ns))
+    return YES if decision.verdict is Verdict.ALLOW else NO
+
+
+def answer(decision: Decision) -> dict[str, Any]:
+    """Give an answer with the names of the command line's contract."""
+    shadow = decision.shadow
+    until_ns = decision.valid_until_ns
+    return {
+        "decision": decision.verdict.value,
+        "reason": decision.reason.value,
+        "policy": decision.policy,
+        "valid_until": None if until_ns is None else rfc3339_from_ns(until_ns),
+        "revision": decision.revision,
+        "shadow": None
+        if shadow is None
+        else {"decision": shadow.decision.value, "reason": shadow.reason.value, "policy": shadow.policy},
+    }
+
+
+def _pretty(given: argparse.Namespace, decision: Decision, at_ns: int) -> str:
+    what = f"grpc {given.grpc}" if given.grpc else f"{given.method} {given.path}"
+    lines = [
+        f"{decision.verdict}: {decision.reason}" + ("" if decision.policy is None else f", by `{decision.policy}`"),
+        printable(f"  call         {given.caller or '(nobody)'} -> {given.destination}: {what}"),
+        f"  at           {rfc3339_from_ns(at_ns)}",
+    ]
+    if decision.valid_until_ns is not None:
+        then = Verdict.DENY if decision.verdict is Verdict.ALLOW else Verdict.ALLOW
+        lines.append(f"  valid until  {rfc3339_from_ns(decision.valid_until_ns)} ({then} from then on)")
+    if decision.route is not None:
+        lines.append(f"  route        {decision.route}")
+    lines.append(f"  revision     {decision.revision}")
+    return "\n".join(lines)
+
+
+def _asked(given: argparse.Namespace) -> AskedCall:
+    return AskedCall(
+        caller=given.caller,
+        destination=given.destination,
+        method=given.method,
+        path=given.path,
+        grpc=given.grpc,
+        headers=tuple(_header(text) for text in given.header or ()),
+        tls=None if given.tls is None else _word("--tls", given.tls, {str(each): each for each in TlsVersion}),
+        direction=None
+        if given.direction is None
+        else _word("--direction", given.direction, {str(each): each for each in Direction}),
+        host=given.host,
+    )
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--header: {quoted(text)} is not K=V")
+    return name, value
+
+
+def _word(flag: str, text: str, words: dict[str, Any]) -> Any:
+    if text not in words:
+        allowed = " nor ".join(f"`{word}`" for word in words)
+        raise UsageError(f"{flag}: {quoted(text)} is neither {allowed}{nearest(text, words)}")
+    return words[text]
+
+
+def _instant(text: str) -> int:
+    try:
+        return parse_instant_ns(text)
+    except InstantError as error:
+        raise UsageError(f"--at: {error}") from error
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+def _check_stream(given: argparse.Namespace, index: PolicyIndex, directory: Directory) -> int:
+    """Answer one call a line, in order; exit status 2 if a line was no call."""
+    names = {"from": "caller", "to": "destination"}
+    for flag in _CALL_FLAGS:
+        if getattr(given, names.get(flag, flag)):
+            raise UsageError(f"--calls says what each call is; leave --{flag} out")
+    output = sys.stdout.buffer
+    if given.calls == "-":
+        # Whoever writes line by line gets each answer before the next question.
+        return _answer_lines(sys.stdin.buffer, output, index, directory, flush=True)
+    try:
+        with open(given.calls, "rb") as calls:  # noqa: PTH123 the path may be a pipe of the shell's, /dev/fd/63
+            return _answer_lines(calls, output, index, directory, flush=False)
+    except OSError as error:
+        raise UsageError(f"--calls: {given.calls}: {(error.strerror or 'it cannot be read').lower()}") from error
+
+
+def _answer_lines(calls: BinaryIO, output: BinaryIO, index: PolicyIndex, directory: Directory, *, flush: bool) -> int:
+    status = YES
+    for line in _lines(calls):
+        try:
+            asked, at_ns = asked_call_from_json(line)
+            decision = evaluate(index, directory.call(asked), time.time_ns() if at_ns is None else at_ns)
+            text = _ENCODER.encode(answer(decision))
+        except AskedCallError as error:
+            status = USAGE
+            text = _ENCODER.encode({"error": str(error)})
+        output.write(text.encode("utf-8", errors="replace") + b"\n")
+        if flush:
+            output.flush()
+    output.flush()
+    return status
+
+
+def _lines(calls: BinaryIO) -> Iterator[bytes]:
+    """Give the lines of a stream; of one that is too long for a call, only as much as shows that it is."""
+    while line := calls.readline(MAX_LINE_BYTES + 1):
+        yield line.rstrip(b"\r\n")
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = calls.readline(io.DEFAULT_BUFFER_SIZE)

@@ -1,0 +1,195 @@
+"""How findings and test results are shown: for people, for programs, for code scanning and for CI servers."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from authz import __version__
+from authz.policy.errors import printable
+from authz.policy.finding import LEVELS, MEANING, Level
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from authz.policy.finding import Finding
+    from authz.policy.policy_test import CaseResult
+
+_SARIF_SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
+#: U+FFFE and the like are no characters of XML 1.0.
+_NO_XML: Final = {
+    **dict.fromkeys([*range(0x20), 0x7F, *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\N{REPLACEMENT CHARACTER}"),
+}
+
+
+def lint_report(findings: Sequence[Finding], output: str) -> str:
+    """Show findings as `pretty`, `json`, `sarif` or `github`."""
+    match output:
+        case "json":
+            return json.dumps({"findings": [_finding(each) for each in findings], "counts": _counts(findings)})
+        case "sarif":
+            return json.dumps(_sarif(findings), indent=2)
+        case "github":
+            return "\n".join(_github(each) for each in findings)
+        case _:
+            counts = _counts(findings)
+            total = ", ".join(
+                f"{number} {level}{'' if number == 1 else 's'}" for level, number in counts.items() if number
+            )
+            return "\n".join([*map(str, findings), total or "no findings"])
+
+
+def _counts(findings: Sequence[Finding]) -> dict[str, int]:
+    return {level.value: sum(finding.level is level for finding in findings) for level in Level}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "code": str(finding.code),
+        "level": finding.level.value,
+        "path": finding.path,
+        "line": finding.line,
+        "column": finding.column,
+        "message": finding.message,
+        "accepted": finding.accepted or None,
+    }
+
+
+def _sarif(findings: Sequence[Finding]) -> dict[str, Any]:
+    codes = [str(code) for code in MEANING]
+    rules = [
+        {
+            "id": code,
+            "shortDescription": {"text": MEANING[code]},
+            "defaultConfiguration": {"level": LEVELS[code].value},
+        }
+        for code in codes
+    ]
+    return {
+        "$schema": _SARIF_SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {"driver": {"name": "authz lint", "semanticVersion": __version__, "rules": rules}},
+                "columnKind": "unicodeCodePoints",
+                "results": [_sarif_result(each, codes.index(str(each.code))) for each in findings],
+            }
+        ],
+    }
+
+
+def _sarif_result(finding: Finding, rule_index: int) -> dict[str, Any]:
+    accepted = f" (accepted: {finding.accepted})" if finding.accepted else ""
+    return {
+        "ruleId": str(finding.code),
+        "ruleIndex": rule_index,
+        "level": finding.level.value,
+        "message": {"text": finding.message + accepted},
+        "locations": [
+            {
+                "physicalLocation": {
+                    "artifactLocation": {"uri": quote(finding.path)},
+                    "region": {"startLine": finding.line, "startColumn": finding.column},
+                }
+            }
+        ],
+    }
+
+
+def _github(finding: Finding) -> str:
+    command = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}[finding.level]
+    accepted = f" (accepted: {finding.accepted})" if finding.accepted else ""
+    place = f"file={_property(finding.path)},line={finding.line},col={finding.column},title={_property(finding.code)}"
+    return f"::{command} {place}::{_data(finding.message + accepted)}"
+
+
+def _data(text: str) -> str:
+    """Escape as GitHub's workflow commands want it."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+# --- tests ---------------------------------------------------------------------------------------------------------
+
+
+def test_report(results: Sequence[CaseResult], revision: str, output: str) -> str:
+    """Show the results of PolicyTests as `pretty`, `json` or `junit`."""
+    match output:
+        case "json":
+            return json.dumps(
+                {
+                    "revision": revision,
+                    "passed": sum(result.passed for result in results),
+                    "failed": sum(not result.passed for result in results),
+                    "cases": [_case(result) for result in results],
+                }
+            )
+        case "junit":
+            return _junit(results)
+        case _:
+            return _pretty_results(results)
+
+
+def _pretty_results(results: Sequence[CaseResult]) -> str:
+    if not results:
+        return "no PolicyTests in the set: nothing was tested"
+    lines = []
+    for result in results:
+        if not result.passed:
+            lines.append(
+                f"{printable(result.path)}:{result.line}:{result.column}: {result.test} / {printable(result.case)}"
+            )
+            lines.append(f"  expected  {result.expected}")
+            lines.append(f"  got       {result.got}")
+    failed = sum(not result.passed for result in results)
+    tests = len({result.test for result in results})
+    cases = f"{len(results)} case{'' if len(results) == 1 else 's'} of {tests} PolicyTest{'' if tests == 1 else 's'}"
+    lines.append(f"{failed} of {cases} failed" if failed else f"{cases} passed")
+    return "\n".join(lines)
+
+
+def _case(result: CaseResult) -> dict[str, Any]:
+    return {
+        "test": result.test,
+        "case": result.case,
+        "passed": result.passed,
+        "path": result.path,
+        "line": result.line,
+        "expected": {
+            "decision": None if result.expected.decision is None else result.expected.decision.value,
+            "reason": None if result.expected.reason is None else result.expected.reason.value,
+            "policy": result.expected.policy,
+        },
+        "got": {
+            "decision": result.answer.verdict.value,
+            "reason": result.answer.reason.value,
+            "policy": result.answer.policy,
+        },
+    }
+
+
+def _junit(results: Sequence[CaseResult]) -> str:
+    failed = sum(not result.passed for result in results)
+    root = Element("testsuites", name="authz test", tests=str(len(results)), failures=str(failed), errors="0")
+    for test in dict.fromkeys(result.test for result in results):
+        cases = [result for result in results if result.test == test]
+        failures = sum(not result.passed for result in cases)
+        suite = SubElement(root, "testsuite", name=test, tests=str(len(cases)), failures=str(failures), errors="0")
+        for result in cases:
+            case = SubElement(
+                suite, "testcase", classname=test, name=_xml(result.case), file=_xml(result.path), line=str(result.line)
+            )
+            if not result.passed:
+                failure = SubElement(case, "failure", message=_xml(f"expected {result.expected}, got {result.got}"))
+                failure.text = _xml(f"{result.path}:{result.line}:{result.column}")
+    indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode")
+
+
+def _xml(text: str) -> str:
+    return text.translate(_NO_XML)

@@ -1,0 +1,325 @@
+"""The policy language a second time, as plainly as it can be said: every rule is walked for every call.
+
+Written from the language's contract alone, and slow on purpose. It shares the parsed values with the engine and none
+of its matching: patterns, paths, hosts and identities are taken as their texts and matched here.
+"""
+
+# ruff: noqa: C901, PLR0911, PLR0912 it is to read like the contract, step after step, and not to be taken apart
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from authz.policy.operation import ALL, ApiOperation, GrpcOperation
+
+if TYPE_CHECKING:
+    from authz.policy.policy_set import PolicySet
+    from authz.policy.schema import CallerSelector, MicroPolicy, Service, TargetSelector, ThirdParty
+    from authz.policy.window import Window
+    from authz.request import Call
+
+DAY_NS = 86_400 * 10**9
+HORIZON_NS = 366 * DAY_NS
+
+
+@dataclass(frozen=True)
+class Answer:
+    decision: str
+    reason: str
+    policy: str | None
+    valid_until_ns: int | None = None
+
+
+def reference_answer(policy_set: PolicySet, call: Call, now_ns: int) -> Answer:
+    answer = _steps(policy_set, call, now_ns)
+    if answer.reason in {"malformed", "unidentified", "untrusted", "unknown_destination"}:
+        return answer
+    # The verdict can only change where some window opens or closes: try them all.
+    edges = set()
+    for window in (
+        *(rule.window for rule in policy_set.micro_policies),
+        *(party.window for party in policy_set.third_parties),
+    ):
+        edges |= {window.opens_ns, window.closes_ns}
+    later = sorted(edge for edge in edges if edge is not None and now_ns < edge <= now_ns + HORIZON_NS)
+    for edge in later:
+        if _steps(policy_set, call, edge).decision != answer.decision:
+            return Answer(answer.decision, answer.reason, answer.policy, edge)
+    return answer
+
+
+def _steps(policy_set: PolicySet, call: Call, now_ns: int) -> Answer:
+    destination = _destination(policy_set, call)
+    # 1.
+    segments = _segments(call, destination)
+    if segments is None:
+        return Answer("deny", "malformed", None)
+    # 2.
+    if call.caller is None:
+        return Answer("deny", "unidentified", None)
+    caller_id = str(call.caller)
+    trust_domain = caller_id.removeprefix("spiffe://").split("/")[0]
+    for revoked in policy_set.mesh.revoked:
+        if caller_id == str(revoked):
+            return Answer("deny", "unidentified", None)
+        serial = getattr(revoked, "serial", None)
+        if serial is not None and str(revoked.trust_domain) == trust_domain and _same_number(serial, call.serial):
+            return Answer("deny", "unidentified", None)
+    own = {str(domain) for domain in policy_set.mesh.trust_domains}
+    federated = {str(each.trust_domain) for each in policy_set.mesh.federates}
+    caller = _owner(policy_set, caller_id)
+    if trust_domain not in own | federated:
+        return Answer("deny", "untrusted", None)
+    if trust_domain not in own and caller is None:
+        return Answer("deny", "untrusted", None)
+    # 3.
+    if destination is None:
+        return Answer("deny", "unknown_destination", None)
+    # 5.
+    third_parties = [party for party in (caller, destination) if party in policy_set.third_parties]
+    for party in third_parties:
+        if now_ns < party.window.opens_ns:
+            return Answer("deny", "not_commissioned", party.name)
+        if now_ns >= party.window.closes_ns:
+            return Answer("deny", "decommissioned", party.name)
+    # 6.
+    rules = [
+        rule for rule in policy_set.micro_policies if _matches(rule, call, caller_id, caller, destination, segments)
+    ]
+    open_rules = sorted(rule.name for rule in rules if _is_open(rule.window, now_ns))
+    if open_rules:
+        return Answer("allow", "allowed", open_rules[0])
+    # 7.
+    soon = sorted(
+        (rule.window.opens_ns, rule.name)
+        for rule in rules
+        if rule.window.opens_ns is not None and now_ns < rule.window.opens_ns <= now_ns + HORIZON_NS
+    )
+    later = sorted(
+        (rule.window.opens_ns, rule.name)
+        for rule in rules
+        if rule.window.opens_ns is not None and rule.window.opens_ns > now_ns
+    )
+    past = sorted((-rule.window.closes_ns, rule.name) for rule in rules if rule.window.closes_ns is not None)
+    if soon:
+        return Answer("deny", "not_yet_open", soon[0][1])
+    if later:
+        return Answer("deny", "not_yet_open", later[0][1])
+    if past:
+        return Answer("deny", "closed", past[0][1])
+    # 8.
+    return Answer("deny", "no_policy", None)
+
+
+def _same_number(serial: str, other: str | None) -> bool:
+    return other is not None and re.fullmatch("[0-9a-fA-F]+", other) is not None and int(serial, 16) == int(other, 16)
+
+
+def _is_open(window: Window, now_ns: int) -> bool:
+    after_opening = window.opens_ns is None or window.opens_ns <= now_ns
+    before_closing = window.closes_ns is None or now_ns < window.closes_ns
+    return after_opening and before_closing
+
+
+# --- malformed requests
+
+
+def _segments(call: Call, destination: Service | ThirdParty | None) -> list[str] | None:
+    """Decode the path, character by character."""
+    if not call.method or any(character not in "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_" for character in call.method):
+        return None
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]"
+    if not call.host or any(character not in letters for character in call.host):
+        return None
+    if call.method == "CONNECT":
+        return [""] if call.direction == "outbound" else None
+    allowed = set() if destination is None or destination.paths is None else {str(x) for x in destination.paths.allow}
+    if len(call.path.encode("utf-8", "surrogatepass")) > 8192:
+        return None
+    if any(not 0x21 <= ord(character) <= 0x7E or character == "#" for character in call.path):
+        return None
+    raw = call.path.split("?")[0]
+    if raw[:1] != "/" or "\\" in raw:
+        return None
+    if ";" in raw and "semicolon" not in allowed:
+        return None
+    if "//" in raw and "double-slash" not in allowed:
+        return None
+    decoded = []
+    for segment in raw.split("/")[1:]:
+        # What a server that cuts at `;`, or decodes `%2F` and `%3B`, would take for a dot segment is one.
+        if {".", ".."} & set(
+            segment.replace("%2F", ";").replace("%2f", ";").replace("%3B", ";").replace("%3b", ";").split(";")
+        ):
+            return None
+        text = _decode(segment, allowed)
+        if text is None:
+            return None
+        decoded.append(text)
+    return decoded
+
+
+def _decode(segment: str, allowed: set[str]) -> str | None:
+    out = b""
+    while segment:
+        if segment[0] != "%":
+            out, segment = out + segment[0].encode(), segment[1:]
+            continue
+        pair, segment = segment[1:3], segment[3:]
+        if len(pair) != 2 or any(digit not in "0123456789abcdefABCDEF" for digit in pair):
+            return None
+        byte = bytes.fromhex(pair)
+        if byte == b"/":
+            if "encoded-slash" not in allowed:
+                return None
+            out += b"%" + pair.encode()
+        elif byte in {b";", b"?", b"#"}:
+            if "encoded-delimiter" not in allowed:
+                return None
+            out += b"%" + pair.encode()
+        elif byte in {b"\\", b".", b"%", b"\x7f"} or byte < b" ":
+            return None
+        else:
+            out += byte
+    try:
+        text = out.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return None if any("\x80" <= character <= "\x9f" for character in text) else text
+
+
+# --- who
+
+
+def _identity_matches(pattern: str, spiffe_id: str) -> bool:
+    parts = [{"*": "[^/]+", "**": ".+"}.get(segment, re.escape(segment)) for segment in pattern.split("/")]
+    return re.fullmatch("/".join(parts), spiffe_id, re.DOTALL) is not None
+
+
+def _owner(policy_set: PolicySet, spiffe_id: str) -> Service | ThirdParty | None:
+    found = []
+    for party in (*policy_set.services, *policy_set.third_parties):
+        for entry in party.identities:
+            text = str(entry)
+            if text == spiffe_id:
+                return party
+            if _identity_matches(text, spiffe_id):
+                literals = [part for part in text.split("/")[3:] if part not in {"*", "**"}]
+                found.append((len(literals), party))
+    return max(found, key=lambda each: each[0])[1] if found else None
+
+
+def _destination(policy_set: PolicySet, call: Call) -> Service | ThirdParty | None:
+    if call.direction == "inbound":
+        return next((service for service in policy_set.services if service.name == call.service), None)
+    found = re.fullmatch(r"([^:\[\]]*)(?::([1-9][0-9]*))?", call.host)
+    if not found:
+        return None
+    name, port = found[1].lower().removesuffix("."), None if found[2] is None else int(found[2])
+    if port is not None and port > 65535:
+        return None
+    for service in policy_set.services:
+        if name in {service.name, *service.hosts}:
+            return service
+    candidates = []
+    for party in policy_set.third_parties:
+        for entry in party.hosts:
+            wanted, _, wanted_port = str(entry).partition(":")
+            wildcard = wanted.startswith("*.")
+            if wildcard:
+                label, dot, rest = name.partition(".")
+                same = bool(label and dot) and rest == wanted[2:]
+            else:
+                same = name == wanted
+            if same and (str(port) == wanted_port if wanted_port else port in {None, 80, 443}):
+                # Exact before wildcard; then the one with a port.
+                candidates.append((wildcard, not wanted_port, party.name, party))
+    return min(candidates)[3] if candidates else None
+
+
+# --- what
+
+
+def _matches(
+    rule: MicroPolicy,
+    call: Call,
+    caller_id: str,
+    caller: Service | ThirdParty | None,
+    destination: Service | ThirdParty,
+    segments: list[str],
+) -> bool:
+    if call.method == "CONNECT":
+        return False
+    return any(_caller_selected(each, caller_id, caller) for each in rule.callers) and any(
+        _target_selected(each, destination) and _operation_allowed(each, call, destination, segments)
+        for each in rule.targets
+    )
+
+
+def _has(attributes: dict[str, str], wanted: dict[str, tuple[str, ...]]) -> bool:
+    return all(key in attributes and attributes[key] in values for key, values in wanted.items())
+
+
+def _caller_selected(selector: CallerSelector, caller_id: str, caller: Service | ThirdParty | None) -> bool:
+    is_service = caller is not None and not hasattr(caller, "window")
+    if selector.services and not (is_service and caller.name in selector.services):
+        return False
+    if selector.third_parties and not (caller is not None and not is_service and caller.name in selector.third_parties):
+        return False
+    if selector.identities and not any(_identity_matches(str(each), caller_id) for each in selector.identities):
+        return False
+    return not selector.attributes or (caller is not None and _has(caller.attributes, selector.attributes))
+
+
+def _target_selected(selector: TargetSelector, destination: Service | ThirdParty) -> bool:
+    is_service = not hasattr(destination, "window")
+    if selector.services:
+        return is_service and destination.name in selector.services
+    if selector.third_parties:
+        return not is_service and destination.name in selector.third_parties
+    return _has(destination.attributes, selector.attributes)
+
+
+def _operation_allowed(
+    selector: TargetSelector, call: Call, destination: Service | ThirdParty, segments: list[str]
+) -> bool:
+    operations = []
+    for operation in selector.operations:
+        if isinstance(operation, ApiOperation):
+            offered = getattr(destination, "api", ())
+            operations += [entry.operation for entry in offered if entry.name in operation.names]
+        else:
+            operations.append(operation)
+    return any(_one_allowed(operation, call, segments) for operation in operations)
+
+
+def _one_allowed(operation: object, call: Call, segments: list[str]) -> bool:
+    if isinstance(operation, GrpcOperation):
+        types = [value for name, value in call.headers if name == "content-type"]
+        if call.method != "POST" or len(types) != 1:
+            return False
+        if types[0] != b"application/grpc" and types[0][:17] not in {b"application/grpc+", b"application/grpc;"}:
+            return False
+        if len(segments) != 2:
+            return False
+        for method in operation.methods:
+            service, _, name = str(method).partition("/")
+            if segments[0] == service and segments[1] != "" and name in {"*", segments[1]}:
+                return True
+        return False
+    if operation.methods is not ALL and call.method not in operation.methods:
+        return False
+    return operation.paths is ALL or any(_path_matches(str(path).split("/")[1:], segments) for path in operation.paths)
+
+
+def _path_matches(pattern: list[str], segments: list[str]) -> bool:
+    if not pattern:
+        return not segments
+    if pattern[0] == "{**}" or pattern[0].endswith("=**}"):
+        return bool(segments) and all(segments)
+    if not segments:
+        return False
+    one = segments[0] != "" if pattern[0].startswith("{") else segments[0] == pattern[0]
+    return one and _path_matches(pattern[1:], segments[1:])

@@ -1,0 +1,118 @@
+"""The vectors, told to the engine, to the reference and to the command line: all three give the expected answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from authz.cli.main import main
+from authz.instant import rfc3339_from_ns
+from authz.policy.asked_call_json import asked_call_from_json
+from authz.policy.document import SourceFile
+from authz.policy.evaluation import evaluate
+from authz.policy.index import compile_index
+from authz.policy.policy_set import parse_policy_set
+from authz.policy.policy_test import directory_of
+from tests.conformance.reference import reference_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VECTORS = sorted(Path(__file__).with_name("vectors").glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    call: dict[str, Any]
+    expect: dict[str, Any]
+
+    @property
+    def line(self) -> bytes:
+        return json.dumps(self.call).encode()
+
+
+def cases_of(vector: dict[str, Any]) -> Iterator[Case]:
+    for case in vector.get("cases", ()):
+        at = {"at": case.get("at", vector.get("at"))}
+        yield Case(case["name"], {**vector["defaults"], **case["call"], **at}, case["expect"])
+    for reason in ("allowed", "malformed"):
+        for call in vector.get(reason, ()):
+            words = {key: value for key, value in call.items() if key != "name"}
+            yield Case(repr(words), {**vector["defaults"], **words, "at": vector["at"]}, {"reason": reason})
+
+
+@pytest.fixture(params=VECTORS, ids=lambda path: path.stem)
+def vector(request: pytest.FixtureRequest) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(request.param.read_text("utf-8"))
+    assert list(cases_of(content))
+    return content
+
+
+def answer_of(case: Case, given: dict[str, Any]) -> dict[str, Any]:
+    return {key: given[key] for key in case.expect}
+
+
+def test_the_engine_answers_as_expected(vector: dict[str, Any]) -> None:
+    policy_set = parse_policy_set([SourceFile("set.yaml", vector["set"].encode())])
+    index, directory = compile_index(policy_set), directory_of(policy_set)
+    for case in cases_of(vector):
+        asked, at_ns = asked_call_from_json(case.line)
+        assert at_ns is not None
+        got = evaluate(index, directory.call(asked), at_ns)
+        until_ns = got.valid_until_ns
+        answer = {
+            "decision": got.verdict.value,
+            "reason": got.reason.value,
+            "policy": got.policy,
+            "valid_until": None if until_ns is None else rfc3339_from_ns(until_ns),
+        }
+        assert answer_of(case, answer) == case.expect, case.name
+
+
+def test_the_reference_answers_as_expected(vector: dict[str, Any]) -> None:
+    policy_set = parse_policy_set([SourceFile("set.yaml", vector["set"].encode())])
+    directory = directory_of(policy_set)
+    for case in cases_of(vector):
+        asked, at_ns = asked_call_from_json(case.line)
+        assert at_ns is not None
+        got = reference_answer(policy_set, directory.call(asked), at_ns)
+        answer = {
+            "decision": got.decision,
+            "reason": got.reason,
+            "policy": got.policy,
+            "valid_until": None if got.valid_until_ns is None else rfc3339_from_ns(got.valid_until_ns),
+        }
+        assert answer_of(case, answer) == case.expect, case.name
+
+
+def test_the_command_line_answers_as_expected(
+    vector: dict[str, Any], tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    (policies / "set.yaml").write_text(vector["set"], "utf-8")
+    cases = list(cases_of(vector))
+    (tmp_path / "calls").write_bytes(b"\n".join(case.line for case in cases))
+    assert main(["check", "--policies", str(policies), "--calls", str(tmp_path / "calls")]) == 0
+    lines = capfdbinary.readouterr().out.splitlines()
+    assert len(lines) == len(cases)
+    for case, line in zip(cases, lines, strict=True):
+        answer = json.loads(line)
+        assert list(answer) == ["decision", "reason", "policy", "valid_until", "revision", "shadow"]
+        assert answer_of(case, answer) == case.expect, case.name
+
+
+def test_every_reason_of_this_version_has_a_vector() -> None:
+    expected = {
+        case.expect.get("reason") for path in VECTORS for case in cases_of(yaml.safe_load(path.read_text("utf-8")))
+    }
+    assert {
+        "allowed", "malformed", "unidentified", "untrusted", "unknown_destination", "not_commissioned",
+        "decommissioned", "not_yet_open", "closed", "no_policy",
+    } <= expected  # fmt: skip

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from authz.policy.errors import PolicySetFaults
+from authz.policy_folder import PolicyFolderError, load_policy_folder, read_policy_folder
+from tests.support.policy_texts import MESH, service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def paths(directory: Path) -> list[str]:
+    return [file.path.removeprefix(f"{directory}/") for file in read_policy_folder(str(directory))]
+
+
+def test_every_policy_file_below_the_folder_is_read(tmp_path: Path) -> None:
+    for name in ("b.yaml", "a.yml", "deep/er/c.yaml", "notes.txt", "x.yaml.bak", ".hidden.yaml", ".git/d.yaml", "YAML"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a: b")
+    assert paths(tmp_path) == ["a.yml", "b.yaml", "deep/er/c.yaml"]
+
+
+def test_links_to_files_are_followed_as_kubernetes_makes_them(tmp_path: Path) -> None:
+    data = tmp_path / "..2026_01"
+    data.mkdir()
+    (data / "a.yaml").write_text(MESH)
+    (tmp_path / "..data").symlink_to("..2026_01")
+    (tmp_path / "a.yaml").symlink_to("..data/a.yaml")
+    assert paths(tmp_path) == ["a.yaml"]
+    assert load_policy_folder(str(tmp_path)).mesh.name == "m"
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(".")
+    (tmp_path / "loop.yaml").symlink_to(".")
+    (tmp_path / "a.yaml").write_text("a: b")
+    assert paths(tmp_path) == ["a.yaml"]
+
+
+def test_faults_name_files_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "a.yaml").write_text("kind: x\n")
+    monkeypatch.chdir(tmp_path)
+    for given, shown in (
+        ("policies", "policies/a.yaml"),
+        ("policies/", "policies/a.yaml"),
+        ("./policies", "./policies/a.yaml"),
+    ):
+        with pytest.raises(PolicySetFaults) as raised:
+            load_policy_folder(given)
+        assert raised.value.faults[0].path == shown
+    monkeypatch.chdir(tmp_path / "policies")
+    assert [file.path for file in read_policy_folder(".")] == ["a.yaml"]
+
+
+def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(PolicyFolderError, match="nowhere: there is no such folder"):
+        load_policy_folder(str(tmp_path / "nowhere"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PolicyFolderError, match="file: not a directory"):
+        load_policy_folder(str(tmp_path / "file"))
+
+
+def test_what_is_no_file_is_refused_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(PolicyFolderError, match="is no regular file"):
+        read_policy_folder(str(tmp_path))
+
+
+def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").symlink_to("gone.yaml")
+    with pytest.raises(PolicyFolderError, match="a link to a file that is not there"):
+        read_policy_folder(str(tmp_path))
+
+
+def test_an_empty_folder_has_no_mesh(tmp_path: Path) -> None:
+    with pytest.raises(PolicySetFaults, match="the set has no Mesh"):
+        load_policy_folder(str(tmp_path))
+
+
+def test_a_folder_that_is_being_written_is_not_a_set_yet(tmp_path: Path) -> None:
+    """A writer adds file after file, each well within the time of rest: only the last state is ever given."""
+    (tmp_path / "mesh.yaml").write_text(MESH)
+    begun = threading.Event()
+
+    def write() -> None:
+        for number in range(8):
+            (tmp_path / f"{number}.yaml").write_text(service(f"s{number}"))
+            begun.set()
+            time.sleep(0.02)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    begun.wait()
+    read = load_policy_folder(str(tmp_path))
+    writer.join()
+    assert len(read.services) == 8
+
+
+def test_a_folder_whose_files_have_rested_is_read_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mesh.yaml").write_text(MESH)
+    hour_ago = time.time() - 3600
+    for path in (tmp_path / "mesh.yaml", tmp_path):
+        os.utime(path, (hour_ago, hour_ago))
+    assert paths(tmp_path) == ["mesh.yaml"]
+
+
+def test_a_time_in_the_future_keeps_nobody_waiting(tmp_path: Path) -> None:
+    (tmp_path / "mesh.yaml").write_text(MESH)
+    in_an_hour = time.time() + 3600
+    for path in (tmp_path / "mesh.yaml", tmp_path):
+        os.utime(path, (in_an_hour, in_an_hour))
+    assert paths(tmp_path) == ["mesh.yaml"]
