@@ -10,7 +10,6 @@ import os
 import stat
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from authz.policy.document import MAX_FILE_BYTES, MAX_SET_BYTES, SourceFile
@@ -70,14 +69,31 @@ def _read(entries: tuple[_Entry, ...]) -> tuple[SourceFile, ...] | None:
         if not entry.is_file:
             continue
         try:
-            with Path(entry.path).open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
+            content = _content(entry.path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise PolicyFolderError(f"{entry.path}: {_reason(error)}") from error
         files.append(SourceFile(path=entry.path, content=content))
     return tuple(files)
+
+
+def _content(path: str) -> bytes:
+    """Read a file without ever waiting for it: what was a file when it was listed may be a pipe by now."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:  # noqa: PTH123
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise PolicyFolderError(f"{quoted(path)} is no regular file")
+        parts: list[bytes] = []
+        left_bytes = MAX_FILE_BYTES + 1
+        while left_bytes > 0:
+            part = file.read(left_bytes)
+            if part is None:  # it is one only by name, such as those of the kernel that deliver events
+                raise PolicyFolderError(f"{quoted(path)} is no regular file: reading it would wait")
+            if not part:
+                break
+            parts.append(part)
+            left_bytes -= len(part)
+        return b"".join(parts)
 
 
 def _listing(directory: str) -> tuple[_Entry, ...]:

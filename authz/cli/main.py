@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 one re
         # The reader of our output has gone: nothing more to say, and nothing to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO
+    except OSError as error:
+        print(f"authz: {error.strerror or error}", file=sys.stderr)
+        return USAGE
     except SystemExit as leaving:  # argparse leaves so after --help
         return leaving.code if isinstance(leaving.code, int) else USAGE
     except Exception as error:

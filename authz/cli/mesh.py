@@ -112,7 +112,10 @@ def _add_output(parser: CommandParser) -> None:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
+    names = tuple(name for name in text.split(",") if name)
+    if not names:
+        raise UsageError("--only: give the names of Services or ThirdParties, with commas between them")
+    return names
 
 
 class _Terminal:

@@ -44,6 +44,7 @@ def _sidecar(given: argparse.Namespace) -> int:
         level=logging.INFO,
         format=f"authz sidecar {given.service}: %(levelname)s %(message)s",
     )
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     run(
         SidecarSettings(
             service=given.service,

@@ -54,6 +54,7 @@ class StateDirectory:
     def __init__(self, path: str | None) -> None:
         self.path = Path(path or DEFAULT_STATE).absolute()
         self.shown = path or DEFAULT_STATE
+        self._locked_inode: int | None = None
 
     @property
     def logs(self) -> Path:
@@ -100,6 +101,7 @@ class StateDirectory:
         fd = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._take(fd)
+            self._locked_inode = os.fstat(fd).st_ino
             own = mark_of(os.getpid())
             if own is not None:
                 os.pwrite(fd, json.dumps({"pid": own.pid, "started": own.started}).encode(), 0)
@@ -109,11 +111,16 @@ class StateDirectory:
                 # The file stays: another process may wait for this very inode. What it says does not.
                 os.ftruncate(fd, 0)
         finally:
+            self._locked_inode = None
             os.close(fd)
 
     def is_there(self) -> bool:
-        """Whether the directory with its lock still exists."""
-        return (self.path / _LOCK).exists()
+        """Whether the directory with its lock still exists; while the lock is held, whether it is still that one."""
+        try:
+            inode = (self.path / _LOCK).stat().st_ino
+        except OSError:
+            return False
+        return self._locked_inode in (None, inode)
 
     def make_folders(self) -> None:
         """Make the folders of one mesh, empty but for the decision logs; the lock must be held."""

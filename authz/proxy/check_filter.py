@@ -118,14 +118,19 @@ def check_filter(direction: Direction) -> HttpFilter:
     )
 
 
-def check_extensions(direction: Direction, service: str, identity: str) -> dict[str, Any]:
+def check_extensions(
+    direction: Direction, service: str, identity: str, destination: str | None = None
+) -> dict[str, Any]:
     """Give the per-route configuration that tells the check server where this request stands.
 
     Only `direction` is read as a claim; a check server refuses a request whose `service` or `workload` is not its own.
+    `destination` is the name of the Service or ThirdParty that an outbound route leads to ("" for nowhere): a check
+    server that decides by newer policies, in which the host belongs to another one, lets nothing through there.
     """
-    settings = CheckSettings(
-        context_extensions={"direction": direction.value, "service": service, "workload": identity}
-    )
+    extensions = {"direction": direction.value, "service": service, "workload": identity}
+    if destination is not None:
+        extensions["destination"] = destination
+    settings = CheckSettings(context_extensions=extensions)
     return {EXT_AUTHZ: packed(ExtAuthzPerRoute(check_settings=settings))}
 
 

@@ -13,7 +13,8 @@ Headers
     is told about the connection. `headers_with_underscores_action: REJECT_REQUEST`: many servers read `x_authz_caller`
     as `x-authz-caller` (CGI's rule, RFC 3875 4.1.18). `internal_address_config` is never set: an empty list makes a
     forged x-forwarded-for internal. `use_remote_address` inbound: x-forwarded-for ends with the real peer and
-    x-forwarded-proto is ours. Request trailers named `x-authz-*` are removed too: HTTP/2 passes them on.
+    x-forwarded-proto is ours. Request trailers of these names are removed too: HTTP/2 passes them on,
+    and some servers merge them into the headers (RFC 9110 6.5.1).
 Client certificate header
     SANITIZE_SET inbound writes x-forwarded-client-cert anew from the proven peer; every other mode, but SANITIZE
     (outbound), lets a forged one through.
@@ -65,6 +66,7 @@ from authz.proxy.header_names import (
     REMOVED_PREFIXES,
     X_AUTHZ_TLS_CIPHER,
     X_AUTHZ_TLS_VERSION,
+    X_FORWARDED_CLIENT_CERT,
 )
 from authz.proxy.rendering import packed
 from authz.request import Direction
@@ -161,7 +163,7 @@ def removal_after_the_check() -> HttpFilter:
     """Give the filter that stands between the check and the router.
 
     It removes what was for the check server only, what Envoy itself put into the request
-    (`x-envoy-external-address`), and trailers under our own names, which no early mutation can reach.
+    (`x-envoy-external-address`), and the same names in trailers, which no early mutation can reach.
     """
     return HttpFilter(
         name="envoy.filters.http.header_mutation",
@@ -172,7 +174,10 @@ def removal_after_the_check() -> HttpFilter:
                         *(HeaderMutation(remove=name) for name in CHECK_ONLY_HEADERS),
                         *_prefixes_removed([ENVOY_PREFIX]),
                     ],
-                    request_trailers_mutations=_prefixes_removed([AUTHZ_PREFIX, ENVOY_PREFIX]),
+                    request_trailers_mutations=[
+                        *_prefixes_removed([AUTHZ_PREFIX, ENVOY_PREFIX]),
+                        *(HeaderMutation(remove=name) for name in (X_FORWARDED_CLIENT_CERT, *OVERRIDE_HEADERS)),
+                    ],
                 )
             )
         ),

@@ -47,6 +47,13 @@ OVERRIDE_HEADERS = (
     "x-rewrite-url",
     "x-original-uri",
     "x-original-method",
+    "x-original-path",
+    "x-rewrite-uri",
+    "x-http-path-override",
+    "x-override-url",
+    "x-forwarded-method",
+    "x-forwarded-uri",
+    "x-forwarded-path",
 )
 
 #: Told to the check server, removed before the request goes on.

@@ -11,6 +11,8 @@ somehow had none would be denied by the check server.
 INVARIANT (one reading of a host): a destination's route matches the whole Host (:authority) header by one expression
 that says what the policy's host rules say (letters of either case, one trailing dot, ports). A host that the check
 reads in another way than Envoy matches no such route and is refused; it never arrives somewhere else.
+Each outbound route tells the check which destination it leads to: this table is as old as the Envoy, while the policies
+are as new as their folder; where the two disagree about a host, nothing passes.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ from authz.request import Direction
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from envoy_data_plane.google.protobuf import Any
+
     from authz.proxy.spec import SidecarSpec, ThirdPartyHost
 
 #: What is said to a request that a check server let through although nothing stands behind its host.
@@ -64,6 +68,7 @@ class _Entry:
     wildcard: bool
     authority: str
     cluster: str
+    destination: str
     third_party: bool
 
 
@@ -103,10 +108,10 @@ def outbound_routes(spec: SidecarSpec) -> RouteConfiguration:
         name="outbound",
         ignore_port_in_host_matching=True,
         virtual_hosts=[
-            *(_virtual_host(name, wildcard, found) for (name, wildcard), found in sorted(hosts.items())),
+            *(_virtual_host(spec, name, wildcard, found) for (name, wildcard), found in sorted(hosts.items())),
             VirtualHost(name="unknown", domains=["*"], routes=_nowhere_else()),
         ],
-        typed_per_filter_config=check_extensions(Direction.OUTBOUND, spec.service, spec.identity),
+        typed_per_filter_config=_extensions(spec, ""),
     )
 
 
@@ -121,6 +126,7 @@ def _entries(spec: SidecarSpec) -> Iterator[_Entry]:
                 wildcard=False,
                 authority=rf"{_ANY_CASE}{re.escape(name)}\.?(:({_PORT}))?",
                 cluster=service_cluster_name(service),
+                destination=service.name,
                 third_party=False,
             )
     seen.clear()
@@ -134,6 +140,7 @@ def _entries(spec: SidecarSpec) -> Iterator[_Entry]:
                 wildcard=host.wildcard,
                 authority=_third_party_authority(name, host),
                 cluster=third_party_cluster_name(party, host),
+                destination=party.name,
                 third_party=True,
             )
 
@@ -155,16 +162,25 @@ def _normal(host: str) -> str:
     return host.lower().removesuffix(".")
 
 
-def _virtual_host(name: str, wildcard: bool, entries: Iterable[_Entry]) -> VirtualHost:  # noqa: FBT001 a sorted key
+def _extensions(spec: SidecarSpec, destination: str) -> dict[str, Any]:
+    return check_extensions(Direction.OUTBOUND, spec.service, spec.identity, destination)
+
+
+def _virtual_host(
+    spec: SidecarSpec,
+    name: str,
+    wildcard: bool,  # noqa: FBT001 a sorted key
+    entries: Iterable[_Entry],
+) -> VirtualHost:
     domain = f"*.{name}" if wildcard else name
     return VirtualHost(
         name=domain,
         domains=[domain, f"{domain}."],
-        routes=[_by_host(entry) for entry in sorted(entries, key=lambda entry: entry.rank)] + _nowhere_else(),
+        routes=[_by_host(spec, entry) for entry in sorted(entries, key=lambda entry: entry.rank)] + _nowhere_else(),
     )
 
 
-def _by_host(entry: _Entry) -> Route:
+def _by_host(spec: SidecarSpec, entry: _Entry) -> Route:
     return Route(
         match=RouteMatch(
             prefix="/",
@@ -177,6 +193,7 @@ def _by_host(entry: _Entry) -> Route:
         ),
         route=_to(entry.cluster),
         response_headers_to_remove=list(DENIAL_HEADERS) if entry.third_party else [],
+        typed_per_filter_config=_extensions(spec, entry.destination),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.grpcio_server import GrpcioServer
+from authz.sidecar.control import last_good
 from authz.sidecar.control.decision_log import DecisionLog
 from authz.sidecar.control.own_identity import FileIdentity, ServiceIdentity
 from authz.sidecar.control.policy_follower import PolicyFollower
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: how often the files that others may take away are looked at
+LOOK_S: Final = 1.0
 #: checks under way at the end get so long
 GRACE_S: Final = 0.5
 
@@ -47,10 +50,10 @@ class SidecarSettings:
 
 def run(settings: SidecarSettings) -> None:
     """Run a sidecar until SIGTERM or SIGINT; raises SidecarError where it cannot start."""
-    if not Path(settings.policies).is_dir():
-        raise SidecarError(f"{settings.policies}: there is no such policy folder")
     if settings.state is not None:
         _make_state(settings.state)
+    if not Path(settings.policies).is_dir() and (settings.state is None or last_good.kept(settings.state) is None):
+        raise SidecarError(f"{settings.policies}: there is no such policy folder")
     in_force = InForce()
     identity = _identity(settings, in_force)
     log = None if settings.decision_log is None else DecisionLog(settings.decision_log)
@@ -75,7 +78,13 @@ def run(settings: SidecarSettings) -> None:
         status.listening()
         follower.start()
         _log.info("deciding for `%s` on %s", settings.service, settings.socket)
-        ended.wait()
+        while not ended.wait(LOOK_S):
+            if log is not None:
+                log.follow()
+            if not server.is_reachable():
+                raise SidecarError(
+                    f"{settings.socket}: the socket was taken away; ending, so that a start makes it anew"
+                )
     finally:
         follower.stop()
         server.stop(GRACE_S)

@@ -229,8 +229,9 @@ class TestACall:
         answer = bench.call("GET", "/items/42?a=1", "orders")
         assert answer.status == 200
         out, into = bench.recorder.next(), bench.recorder.next()
-        assert out.extensions == {"direction": "outbound", "service": "orders", "workload": ORDERS}
-        assert into.extensions == {"direction": "inbound", "service": "orders", "workload": ORDERS}
+        own = {"service": "orders", "workload": ORDERS}
+        assert out.extensions == {"direction": "outbound", **own, "destination": "orders"}
+        assert into.extensions == {"direction": "inbound", **own}
         assert (out.request.attributes.source.principal, out.certificate_pem) == ("", "")
         assert into.request.attributes.source.principal == ORDERS
         assert into.certificate_pem == (bench.folder / "orders/svid.pem").read_text()
@@ -310,7 +311,14 @@ class TestForgedHeaders:
         assert not request.names() & {*OVERRIDE_HEADERS, "x-forwarded-client-cert"}
 
     def test_do_not_arrive_as_trailers(self, bench: Bench) -> None:
-        forged = [("x-authz-caller", "admin"), ("x-envoy-internal", "true"), ("x-checksum", "1")]
+        forged = [
+            ("x-authz-caller", "admin"),
+            ("x-envoy-internal", "true"),
+            ("x-forwarded-client-cert", "URI=spiffe://shop.example/admin"),
+            ("x-http-method-override", "DELETE"),
+            ("x-original-url", "/admin"),
+            ("x-checksum", "1"),
+        ]
         with bench.into(alpn=["h2"]) as connection:
             RawHttp2(connection).request(_get("/", "orders", "POST"), body=b"x", trailers=forged)
         assert bench.app.next().trailers == [("x-checksum", "1")]

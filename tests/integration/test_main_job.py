@@ -384,6 +384,27 @@ def test_a_third_party_is_decommissioned_in_both_directions_by_one_date(mesh: Lo
     edit(mesh, "set.yaml", SET)
 
 
+def test_a_host_that_policies_give_to_another_service_is_not_reached_under_the_old_ones_route(
+    mesh: LocalMesh, orders: dict[str, Any], catalog: dict[str, Any]
+) -> None:
+    host = "catalog.shop.local"
+    assert request(orders["outbound"], "GET", "/items/1", host).status == 200
+    moved = SET.replace(f", hosts: [{host}]", "").replace(
+        '["spiffe://shop.example/orders"]', f'["spiffe://shop.example/orders"], hosts: [{host}]'
+    )
+    to_itself = TIMED.format(opens="2026-01-01T00:00:00Z", closes="2099-01-01T00:00:00Z").replace("catalog", "orders")
+    edit(mesh, "set.yaml", moved)
+    edit(mesh, "timed.yaml", to_itself)
+    seen = len(records(catalog))
+    # The new policies allow it, to orders; this Envoy's routes still lead to catalog.
+    answer = request(orders["outbound"], "GET", "/timed", host)
+    assert (answer.status, answer.reason) == (503, "internal_error")
+    assert len(records(catalog)) == seen
+    edit(mesh, "timed.yaml", None)
+    edit(mesh, "set.yaml", SET)
+    assert request(orders["outbound"], "GET", "/items/1", host).status == 200
+
+
 def test_grpc_callers_get_grpc_statuses(mesh: LocalMesh) -> None:
     allowed = mesh.call("--from", "orders", "--to", "catalog", "--grpc", "shop.v1.Catalog/Get", "--body", "hello")
     assert (allowed["grpc_status"], allowed["reason"]) == (0, None)

@@ -127,6 +127,16 @@ def test_a_context_that_is_not_the_sidecars_own_is_denied(
     assert reason(sidecar.check(check_request(certificate_pem=orders, direction=None))) == "internal_error"
 
 
+def test_an_allowed_call_that_envoy_would_route_elsewhere_is_denied(start: Callable[..., SidecarProcess]) -> None:
+    sidecar = start(service="orders")
+    sidecar.wait_for("READY=1")
+    for routed_to, expected in (("catalog", "allowed"), ("orders", "internal_error"), ("", "internal_error")):
+        asked = check_request(direction="outbound", extensions={"destination": routed_to})
+        assert reason(sidecar.check(asked)) == expected
+    nowhere = check_request(direction="outbound", host="nowhere", extensions={"destination": ""})
+    assert reason(sidecar.check(nowhere)) == "unknown_destination"
+
+
 def test_an_edit_comes_into_force_and_a_broken_edit_does_not(
     start: Callable[..., SidecarProcess], authority: Authority, policies: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +204,83 @@ def test_a_killed_sidecar_comes_back_with_the_last_good_set(
     assert "newer files cannot be used" in second.wait_for("READY=1")
     asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
     assert reason(second.check(asked)) == "allowed"
+
+
+def test_a_permission_that_was_taken_away_does_not_come_back_with_a_restart(
+    start: Callable[..., SidecarProcess], authority: Authority, policies: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
+    first = start("--state", str(state))
+    first.wait_for("READY=1")
+    assert reason(first.check(asked)) == "allowed"
+    # From here on the set that is in force cannot be kept: a folder stands where its draft would.
+    (state / f"last-good.json.{first.process.pid}.draft").mkdir()
+    replace(policies / "orders.yaml", POLICY.replace("GET", "POST"))
+    first.wait_for("is in force")
+    assert reason(first.check(asked)) == "no_policy"
+    first.kill()
+    (policies / "orders.yaml").write_text(BROKEN)
+    second = start("--state", str(state))
+    second.wait_for("no usable policy set")
+    assert reason(second.check(asked)) == "internal_error"
+
+
+def test_a_restart_without_the_folder_decides_by_the_set_that_was_kept(
+    start: Callable[..., SidecarProcess], authority: Authority, policies: Path, tmp_path: Path
+) -> None:
+    first = start("--state", str(tmp_path / "state"))
+    first.wait_for("READY=1")
+    first.kill()
+    policies.rename(tmp_path / "away")
+    second = start("--state", str(tmp_path / "state"))
+    assert "newer files cannot be used" in second.wait_for("READY=1")
+    asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
+    assert reason(second.check(asked)) == "allowed"
+    (tmp_path / "away").rename(policies)
+    while "cannot be used" in second.wait_for("READY=1"):
+        pass
+
+
+def test_what_blocks_a_reader_does_not_block_the_follower(
+    start: Callable[..., SidecarProcess], authority: Authority, policies: Path
+) -> None:
+    asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    os.mkfifo(policies / "pipe.yaml")
+    sidecar.wait_for("newer files cannot be used")
+    assert reason(sidecar.check(asked)) == "allowed"
+    (policies / "pipe.yaml").unlink()
+    replace(policies / "orders.yaml", POLICY.replace("GET", "POST"))
+    while "cannot be used" in sidecar.wait_for("READY=1"):
+        pass
+    assert reason(sidecar.check(asked)) == "no_policy"
+    assert sidecar.stop() == 0
+
+
+def test_a_sidecar_whose_socket_is_taken_away_ends_and_says_so(start: Callable[..., SidecarProcess]) -> None:
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    sidecar.socket.unlink()
+    assert sidecar.process.wait(30) == 2
+    assert "the socket was taken away" in sidecar.errors.read_text()
+
+
+def test_a_log_that_was_moved_away_is_followed(start: Callable[..., SidecarProcess], tmp_path: Path) -> None:
+    log = tmp_path / "decisions.jsonl"
+    sidecar = start("--decision-log", str(log))
+    sidecar.wait_for("READY=1")
+    sidecar.check(check_request())
+    log.rename(tmp_path / "rotated")
+    with sidecar.channel() as channel:
+        asked = 0
+        while not log.exists():  # ends when the sidecar has looked; no record is lost meanwhile
+            ask(channel, check_request())
+            asked += 1
+        ask(channel, check_request())
+    lines = (tmp_path / "rotated").read_text().splitlines() + log.read_text().splitlines()
+    assert len(lines) == asked + 2
 
 
 def test_every_answered_decision_is_in_the_log_after_kill_9(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from authz.decision import Decision, Reason
+from authz.decision import Decision, Reason, Verdict
 from authz.identity.verification import PeerVerification, Unidentified, VerifiedIdentity
 from authz.policy.evaluation import evaluate
 from authz.records.decision_record import DecisionRecord, WireFacts
@@ -119,16 +119,27 @@ class Checker:
             self._fault("context", mismatch)
             return Decision(reason=Reason.INTERNAL_ERROR, policy=None, revision=index.revision)
         try:
-            return evaluate(index, call, now_ns)
+            decision = evaluate(index, call, now_ns)
         except Exception as error:  # noqa: BLE001 a fault in the engine is a deny with a record, not a lost call
             self._fault(type(error).__name__, f"a fault of the engine: {type(error).__name__}: {error}")
             return Decision(reason=Reason.INTERNAL_ERROR, policy=None, revision=index.revision)
+
+        # INVARIANT (decided is reached): an allowed call goes to the destination that it was allowed to.
+        decided = decision.destination_service or decision.destination_third_party
+        if decision.verdict is Verdict.ALLOW and question.routed_to not in (None, decided):
+            self._fault(
+                "destination",
+                f"the policies say that host `{call.host[:64]}` is `{decided}`, this Envoy's routes say"
+                f" `{question.routed_to or 'nobody'}`: give it a new configuration",
+            )
+            return replace(decision, reason=Reason.INTERNAL_ERROR, policy=None, valid_until_ns=None)
+        return decision
 
     def _caller(self, question: Question, now_ns: int) -> tuple[VerifiedIdentity | None, str | None]:
         """Find who calls, and the serial of the certificate that says so."""
         if question.direction is Direction.OUTBOUND:
             own = self._workload.identity()
-            if own is None or not own.not_before_ns <= now_ns < own.not_after_ns:
+            if own is None or not own.not_before_ns <= now_ns <= own.not_after_ns:
                 return None, None
             return own, own.serial or None
         if not question.certificate_pem:

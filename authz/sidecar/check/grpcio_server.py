@@ -35,6 +35,7 @@ class GrpcioServer:
 
     def __init__(self, *, answer: Callable[[bytes], bytes], socket_path: str) -> None:
         self._path = socket_path
+        self._inode = 0
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=WORKER_THREADS, thread_name_prefix="check"),
             maximum_concurrent_rpcs=MAX_CONCURRENT_CHECKS,
@@ -62,11 +63,20 @@ class GrpcioServer:
         finally:
             os.umask(before)
         self._server.start()
+        self._inode = Path(self._path).stat().st_ino
+
+    def is_reachable(self) -> bool:
+        """Whether the socket that clients connect to is still this server's own."""
+        try:
+            return Path(self._path).stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def stop(self, grace_s: float) -> None:
         """Take no new checks, give those under way so many seconds, and leave no socket."""
         self._server.stop(grace_s).wait()
-        Path(self._path).unlink(missing_ok=True)
+        if self.is_reachable():
+            Path(self._path).unlink(missing_ok=True)
 
 
 def _clear(path: str) -> None:

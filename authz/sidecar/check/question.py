@@ -6,7 +6,7 @@ Envoy may have altered to be valid UTF-8. Bytes become text by Latin-1, one char
 and whatever is no visible ASCII is refused later as malformed.
 
 Nothing is judged here but the form: `direction` is the one claim of `context_extensions` that is read; `service` and
-`workload` are kept for comparison with the sidecar's own.
+`workload` are kept for comparison with the sidecar's own, `destination` for comparison with what is decided about.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ _PROTOCOLS: Final = {"HTTP/1.0": "http/1.1", "HTTP/1.1": "http/1.1", "HTTP/2": "
 class Question:
     """One check as Envoy put it: the call without its caller, the evidence of the caller, and facts for the record.
 
-    `certificate_pem` is the peer's leaf, empty where there is none. `headers` are lower-case names with their raw
-    values, in order, without pseudo-headers and without the sidecar's own `x-authz-*`.
+    `routed_to` is the name of the destination that Envoy's outbound route leads to, "" for nowhere, None where the
+    route does not say. `certificate_pem` is the peer's leaf, empty where there is none. `headers` are lower-case names
+    with their raw values, in order, without pseudo-headers and without the sidecar's own `x-authz-*`.
     """
 
     direction: Direction
     claimed_service: str | None
     claimed_workload: str | None
+    routed_to: str | None
     certificate_pem: bytes
     address: str
     method: str
@@ -88,6 +90,7 @@ def question_from_bytes(message: bytes) -> Question:
         direction=_direction(attributes.context_extensions),
         claimed_service=attributes.context_extensions.get("service"),
         claimed_workload=attributes.context_extensions.get("workload"),
+        routed_to=attributes.context_extensions.get("destination"),
         certificate_pem=_certificate(source.certificate),
         address=_address(source.address.socket_address),
         method=pseudo.get(":method", http.method),

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+#: never wait: a pipe without a reader, or a full one, is an error
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 #: who called whom is not for every user of the machine
 _MODE: Final = 0o600
 _LOG_INTERVAL_S: Final = 10.0
@@ -70,6 +71,17 @@ class DecisionLog:
             before, self._file = self._file, file
             self._broken_line = False
         os.close(before)
+
+    def follow(self) -> None:
+        """Open the path anew where another file, or none, stands there: it was rotated or removed."""
+        try:
+            moved = os.stat(self._path).st_ino != os.fstat(self._file).st_ino  # noqa: PTH116 beside its fstat
+        except FileNotFoundError:
+            moved = True
+        except OSError:
+            return
+        if moved:
+            self.reopen()
 
     def close(self) -> None:
         """Close the file; nothing may be appended afterwards."""

@@ -7,7 +7,9 @@ atomically and synced: a crash leaves the old one or the new one.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import logging
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+_log = logging.getLogger(__name__)
+
 FILE_NAME: Final = "last-good.json"
 MAX_BYTES: Final = 512 * 1024 * 1024
 
@@ -26,6 +30,14 @@ def keep(state: Path, files: Sequence[SourceFile]) -> None:
     """Keep a set that could be used; raises SidecarError where the folder cannot be written."""
     content = [{"path": file.path, "content": base64.b64encode(file.content).decode()} for file in files]
     replace_file(state / FILE_NAME, json.dumps(content).encode())
+
+
+def forget(state: Path) -> None:
+    """Take the kept set away: without one, a restart beside broken files denies."""
+    try:
+        (state / FILE_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        _log.error("%s: an older set is still kept here: %s", state / FILE_NAME, error.strerror)
 
 
 def kept(state: Path) -> tuple[SourceFile, ...] | None:
@@ -54,4 +66,6 @@ def replace_file(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise SidecarError(f"{path}: cannot be written: {error.strerror}") from error

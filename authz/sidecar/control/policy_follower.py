@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 #: how often the folder is listed even when nothing was told
 RESCAN_S: Final = 2.0
+#: the thread is given so long to end; it is a daemon and holds nothing that must be put in order
+STOP_PATIENCE_S: Final = 2.0
 #: faults that are shown of one set; the rest is counted
 MAX_FAULTS_SHOWN: Final = 50
 
@@ -63,10 +65,10 @@ class PolicyFollower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Follow it no longer; returns when the thread has ended."""
+        """Follow it no longer; returns when the thread has ended, or hangs in a file system that does not answer."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_PATIENCE_S)
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -111,12 +113,17 @@ class PolicyFollower:
             self._say(PolicyInForce(index=self._in_force.policy.index, faults=(text,)))
             return
         self._read = files
-        self._say(PolicyInForce(index=index))
         if self._state is not None:
-            try:
-                last_good.keep(self._state, files)
-            except AuthzError as error:
-                _log.error("the last good set cannot be kept: %s", error)
+            self._keep(self._state, files)
+        self._say(PolicyInForce(index=index))
+
+    def _keep(self, state: Path, files: tuple[SourceFile, ...]) -> None:
+        try:
+            last_good.keep(state, files)
+        except AuthzError as error:
+            # INVARIANT (no way back): an older set must not come back at a restart with what this one takes away.
+            _log.error("the set cannot be kept for a restart: %s", error)
+            last_good.forget(state)
 
     def _restore(self) -> None:
         files = None if self._state is None else last_good.kept(self._state)

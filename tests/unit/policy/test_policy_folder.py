@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from authz.policy.errors import PolicySetFaults
-from authz.policy_folder import PolicyFolderError, load_policy_folder, read_policy_folder
+from authz.policy_folder import PolicyFolderError, _Entry, _read, load_policy_folder, read_policy_folder
 from tests.support.policy_texts import MESH, service
 
 if TYPE_CHECKING:
@@ -117,3 +118,31 @@ def test_a_time_in_the_future_keeps_nobody_waiting(tmp_path: Path) -> None:
     for path in (tmp_path / "mesh.yaml", tmp_path):
         os.utime(path, (in_an_hour, in_an_hour))
     assert paths(tmp_path) == ["mesh.yaml"]
+
+
+def test_a_file_that_turns_into_a_pipe_while_it_is_read_is_never_waited_for(tmp_path: Path) -> None:
+    path, pipe, draft = tmp_path / "x.yaml", tmp_path / "pipe", tmp_path / "draft"
+    os.mkfifo(pipe)
+    ended = threading.Event()
+
+    def flip() -> None:
+        while not ended.is_set():
+            draft.write_text("a: b")
+            draft.replace(path)
+            os.link(pipe, draft)
+            draft.replace(path)
+
+    flipping = threading.Thread(target=flip)
+    flipping.start()
+    try:
+        for _ in range(300):  # a reader that waited for the pipe would hang here
+            with contextlib.suppress(PolicyFolderError, FileNotFoundError):
+                read_once(str(path))
+    finally:
+        ended.set()
+        flipping.join()
+
+
+def read_once(path: str) -> None:
+    entry = _Entry(path=path, is_file=True, size_bytes=0, mtime_ns=0, inode=0)
+    _read((entry,))
