@@ -49,11 +49,17 @@ def read_policy_folder(directory: str) -> tuple[SourceFile, ...]:
     while True:
         before = _listing(directory)
         files = _read(before)
-        if files is not None and _listing(directory) == before and _is_quiet(before):
+        if files is None or not _is_quiet(before):
+            time.sleep(QUIET_NS / 1_000_000_000)
+        # Only policy files count here: others may come and go beside them as they like.
+        if files is not None and _files(_listing(directory)) == _files(before):
             return files
         if time.monotonic() > deadline_s:
             raise PolicyFolderError(f"{directory}: the folder changes all the time; no stable set could be read")
-        time.sleep(QUIET_NS / 4 / 1_000_000_000)
+
+
+def _files(entries: tuple[_Entry, ...]) -> list[_Entry]:
+    return [entry for entry in entries if entry.is_file]
 
 
 def _is_quiet(entries: tuple[_Entry, ...]) -> bool:
@@ -106,7 +112,7 @@ def _listing(directory: str) -> tuple[_Entry, ...]:
 
 def _list_into(entries: list[_Entry], directory: str, depth: int) -> None:
     try:
-        # A folder's own time tells of files that have gone.
+        # A folder's own time tells of files that have gone a moment ago.
         status = os.stat(directory)  # noqa: PTH116 a Path would be made and thrown away for each of 100,000 files
         entries.append(_entry(directory, status))
         with os.scandir(directory) as found:

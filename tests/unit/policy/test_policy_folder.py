@@ -146,3 +146,21 @@ def test_a_file_that_turns_into_a_pipe_while_it_is_read_is_never_waited_for(tmp_
 def read_once(path: str) -> None:
     entry = _Entry(path=path, is_file=True, size_bytes=0, mtime_ns=0, inode=0)
     _read((entry,))
+
+
+def test_other_files_may_come_and_go_all_the_time(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: b")
+    ended = threading.Event()
+
+    def churn() -> None:
+        while not ended.is_set():
+            (tmp_path / "notes.txt").write_text("x")
+            (tmp_path / "notes.txt").unlink()
+
+    churning = threading.Thread(target=churn)
+    churning.start()
+    try:
+        assert paths(tmp_path) == ["a.yaml"]
+    finally:
+        ended.set()
+        churning.join()
