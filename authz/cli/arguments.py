@@ -48,6 +48,9 @@ class CommandParser(argparse.ArgumentParser):
         """
         variable = "AUTHZ_" + name.removeprefix("--").replace("-", "_").upper()
         value = os.environ.get(variable)
+        choices = kwargs.get("choices")
+        if value is not None and choices is not None and value not in choices:
+            raise UsageError(f"{variable}=`{value}`: choose from {', '.join(map(str, choices))}")
         if value is not None:
             if kwargs.get("action") == "store_true":
                 kwargs["default"] = value.lower() not in {"", "0", "false"}

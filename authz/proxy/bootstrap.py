@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 ADMIN_PATHS = ("/ready", "/stats", "/server_info", "/listeners", "/clusters", "/certs", "/config_dump", "/memory")
 
 
+#: Envoy refuses an expression of more than 100 RE2 instructions unless it is told otherwise. Ours come from names that
+#: the policy language bounds: a SPIFFE ID of 2048 bytes, a host of 253 characters.
+MAX_EXPRESSION_SIZE = 32_768
+_RUNTIME = Struct.from_dict(
+    {"re2.max_program_size.error_level": MAX_EXPRESSION_SIZE, "re2.max_program_size.warn_level": MAX_EXPRESSION_SIZE}
+)
+
+
 def sidecar_bootstrap(spec: SidecarSpec) -> str:
     """Give the bootstrap as JSON, for `envoy -c FILE.json`; equal specs give equal text.
 
@@ -49,7 +57,7 @@ def sidecar_bootstrap(spec: SidecarSpec) -> str:
                 ignore_global_conn_limit=True,
                 allow_paths=[StringMatcher(prefix=path) for path in ADMIN_PATHS],
             ),
-            layered_runtime=LayeredRuntime(layers=[RuntimeLayer(name="static", static_layer=Struct())]),
+            layered_runtime=LayeredRuntime(layers=[RuntimeLayer(name="static", static_layer=_RUNTIME)]),
             overload_manager=OverloadManager(
                 resource_monitors=[
                     ResourceMonitor(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,15 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from authz.cli.main import main
 from authz.policy_folder import load_policy_folder
 from authz.proxy import hardening
+from authz.proxy.addresses import TcpAddress
+from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.check_filter import authz_cluster, check_extensions, check_filter
 from authz.proxy.rendering import rendered
+from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost
 from authz.request import Direction
 from tests.support.configuration_files import ContainerFiles
 from tests.support.envoy_process import validation
+from tests.support.sidecar_specs import LOCAL, sidecar
 
 if TYPE_CHECKING:
     import betterproto2
@@ -69,6 +74,28 @@ def test_envoy_takes_each_example(name: str, tmp_path: Path) -> None:
     said = validation(files.moved(ROOT / f"envoy/{name}.json", files.mounts))
     assert said.returncode == 0, said.stderr
     assert "deprecated" not in said.stderr
+
+
+def test_envoy_takes_the_longest_names_of_the_language(tmp_path: Path) -> None:
+    label = "a" * 63
+    host = ".".join([label, label, label, "b" * 61])
+    domain = ".".join([label, label, label, "c" * 60])
+    pattern = f"spiffe://{domain}/" + "/".join(["*", "d" * 200] * 8) + "/**"
+    service = ServiceDestination(name=label, hosts=(host,), identities=(pattern,), address=LOCAL)
+    party = ThirdPartyDestination(
+        name="party",
+        hosts=(ThirdPartyHost(name=host[2:]), ThirdPartyHost(name=host[4:], wildcard=True, port=8443)),
+        authority_file="/run/partners/api.acme.example.pem",
+        address=LOCAL,
+    )
+    files = ContainerFiles(tmp_path)
+    files.moved(ROOT / "envoy/svid.json", files.mounts)
+    spec = replace(
+        sidecar(destinations=(service,), third_parties=(party,)), outbound=TcpAddress(host="127.0.0.1", port=8081)
+    )
+    (tmp_path / "longest.json").write_text(sidecar_bootstrap(spec))
+    said = validation(files.moved(tmp_path / "longest.json", files.mounts))
+    assert said.returncode == 0, said.stderr
 
 
 def as_json(message: betterproto2.Message) -> Any:

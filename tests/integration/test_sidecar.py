@@ -320,9 +320,10 @@ def test_a_second_sidecar_on_the_same_socket_is_refused(start: Callable[..., Sid
 
 
 def test_hostile_messages_are_answered_with_a_deny_or_a_grpc_error(
-    start: Callable[..., SidecarProcess], authority: Authority
+    start: Callable[..., SidecarProcess], authority: Authority, tmp_path: Path
 ) -> None:
-    sidecar = start()
+    log = tmp_path / "decisions.jsonl"
+    sidecar = start("--decision-log", str(log))
     sidecar.wait_for("READY=1")
     good = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/other")).SerializeToString()
     chance = random.Random(7)  # noqa: S311 the same hostile messages every time
@@ -337,6 +338,9 @@ def test_hostile_messages_are_answered_with_a_deny_or_a_grpc_error(
         assert reason(ask(channel, check_request())) == "unidentified"
     assert sidecar.stop() == 0
     assert "Traceback" not in sidecar.errors.read_text()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(lines) == 501, "every answer has its record, also to what was no check"
+    assert {line["decision"] for line in lines} == {"deny"}
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ _STATUS: Final = {
 _FORBIDDEN: Final = (403, _PERMISSION_DENIED)
 
 
-def answer_bytes(*, decision: Decision, decision_id: str, call: Call | None) -> bytes:
+def answer_bytes(*, decision: Decision, decision_id: str, call: Call | None, is_grpc: bool = False) -> bytes:
     """Write an answer; `call` is None where the check could not be read, which only a deny may answer."""
     response = external_auth_pb2.CheckResponse()
     response.dynamic_metadata.update(
@@ -46,7 +46,7 @@ def answer_bytes(*, decision: Decision, decision_id: str, call: Call | None) -> 
     if decision.verdict is Verdict.ALLOW and call is not None:
         _allow(response, call)
     else:
-        _deny(response, decision.reason, decision_id)
+        _deny(response, decision.reason, decision_id, is_grpc=is_grpc)
     return response.SerializeToString() or FAULT
 
 
@@ -57,7 +57,9 @@ def _allow(response: external_auth_pb2.CheckResponse, call: Call) -> None:
         _set(response.ok_response.headers, X_AUTHZ_CALLER, str(call.caller))
 
 
-def _deny(response: external_auth_pb2.CheckResponse, reason: Reason, decision_id: str) -> None:
+def _deny(
+    response: external_auth_pb2.CheckResponse, reason: Reason, decision_id: str, *, is_grpc: bool = False
+) -> None:
     if reason.verdict is Verdict.ALLOW:
         reason = Reason.INTERNAL_ERROR
     http_status, grpc_status = _STATUS.get(reason, _FORBIDDEN)
@@ -69,7 +71,7 @@ def _deny(response: external_auth_pb2.CheckResponse, reason: Reason, decision_id
     _set(denied.headers, "content-type", "application/json")
     if http_status == 401:  # noqa: PLR2004 RFC 9110 15.5.2: a 401 names what would authenticate
         _set(denied.headers, "www-authenticate", "SPIFFE")
-    if grpc_status == _INVALID_ARGUMENT:
+    if is_grpc and grpc_status == _INVALID_ARGUMENT:
         # Envoy makes 13 (INTERNAL) of a 400; 401, 403 and 503 it maps right by itself.
         _set(denied.headers, "grpc-status", str(_INVALID_ARGUMENT))
     denied.body = json.dumps({"error": "denied", "reason": reason.value, "decision_id": decision_id})

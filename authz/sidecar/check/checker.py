@@ -68,7 +68,38 @@ class Checker:
             self._fault("message", str(error))
         except Exception as error:  # noqa: BLE001 the outermost edge: a fault denies, it never leaves without an answer
             self._fault(type(error).__name__, f"a fault of the program: {type(error).__name__}: {error}")
+        try:
+            return self._refuse_unread()
+        except Exception as error:  # noqa: BLE001 what is left needs nothing but itself
+            self._fault("record", f"a fault of the program: {type(error).__name__}: {error}")
         return FAULT
+
+    def _refuse_unread(self) -> bytes:
+        """Deny a check of which nothing is known, with a record like any other decision."""
+        decision = Decision(reason=Reason.INTERNAL_ERROR, policy=None, revision=self._in_force.policy.revision or "")
+        decision_id = uuid.uuid4().hex
+        answer = answer_bytes(decision=decision, decision_id=decision_id, call=None)
+        self._record(
+            DecisionRecord(
+                decision_id=decision_id,
+                time_ns=self._clock(),
+                sidecar=self._workload.service,
+                call=Call(
+                    direction=Direction.INBOUND,
+                    service=self._workload.service,
+                    caller=None,
+                    method="",
+                    path="",
+                    host="",
+                ),
+                decision=decision,
+                wire=WireFacts(
+                    request_id=None, protocol="http/1.1", tls_version=None, tls_cipher=None, peer_serial=None
+                ),
+                check_us=0,
+            )
+        )
+        return answer
 
     def _answer(self, message: bytes) -> bytes:
         started_ns = time.perf_counter_ns()
@@ -89,7 +120,8 @@ class Checker:
         )
         decision = self._decide(question, call, now_ns)
         decision_id = uuid.uuid4().hex
-        answer = answer_bytes(decision=decision, decision_id=decision_id, call=call)
+        is_grpc = question.protocol == "grpc"
+        answer = answer_bytes(decision=decision, decision_id=decision_id, call=call, is_grpc=is_grpc)
         self._record(
             DecisionRecord(
                 decision_id=decision_id,
@@ -102,7 +134,7 @@ class Checker:
                     protocol=question.protocol,
                     tls_version=None if question.tls is None else question.tls.value,
                     tls_cipher=question.tls_cipher,
-                    peer_serial=serial,
+                    peer_serial=serial if question.direction is Direction.INBOUND else None,
                 ),
                 check_us=(time.perf_counter_ns() - started_ns) // 1000,
             )

@@ -19,7 +19,7 @@ from authz.errors import AuthzError
 from authz.policy.errors import PolicySetFaults
 from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
-from authz.policy_folder import read_policy_folder
+from authz.policy_folder import SUFFIXES, read_policy_folder
 from authz.sidecar.control import last_good
 from authz.sidecar.in_force import PolicyInForce
 
@@ -163,9 +163,10 @@ def _listing(folder: str) -> frozenset[tuple[str, int, int, int]] | None:
     """List what decides whether the folder must be read again; None where it cannot be listed."""
     entries = set()
     try:
-        for directory, _, names in os.walk(folder, onerror=_raise):
+        for directory, folders, names in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
-                if name.endswith((".yaml", ".yml")):
+                if name.endswith(SUFFIXES) and not name.startswith("."):
                     path = Path(directory, name)
                     facts = path.stat()
                     entries.add((str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns))

@@ -116,6 +116,12 @@ def test_a_switch_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch, val
     assert parse(parser, []).detach is on
 
 
+def test_a_choice_of_the_environment_is_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTHZ_PART", "foo")
+    with pytest.raises(UsageError, match="AUTHZ_PART=`foo`"):
+        CommandParser(prog="x").add_flag("--part", choices=["a", "b"])
+
+
 def test_a_missing_flag_names_itself() -> None:
     parser = CommandParser(prog="x")
     parser.add_flag("--name", required=True)

@@ -17,9 +17,9 @@ def call(direction: Direction = Direction.INBOUND, caller: SpiffeId | None = CAL
     return Call(direction=direction, service="catalog", caller=caller, method="GET", path="/", host="catalog")
 
 
-def answer(reason: Reason, asked: Call | None = None) -> external_auth_pb2.CheckResponse:
+def answer(reason: Reason, asked: Call | None = None, *, is_grpc: bool = False) -> external_auth_pb2.CheckResponse:
     decision = Decision(reason=reason, policy="orders-read-catalog", revision="abc")
-    data = answer_bytes(decision=decision, decision_id="d1", call=asked)
+    data = answer_bytes(decision=decision, decision_id="d1", call=asked, is_grpc=is_grpc)
     return external_auth_pb2.CheckResponse.FromString(data)
 
 
@@ -64,7 +64,7 @@ def test_the_fault_answer_is_a_deny_with_503() -> None:
     ],
 )
 def test_each_denial_has_the_contracts_status(reason: Reason, http_status: int, grpc_status: int) -> None:
-    response = answer(reason, call())
+    response = answer(reason, call(), is_grpc=True)
     headers = {option.header.key: option.header.value for option in response.denied_response.headers}
     assert response.denied_response.status.code == http_status
     assert response.status.code == grpc_status
@@ -72,6 +72,8 @@ def test_each_denial_has_the_contracts_status(reason: Reason, http_status: int, 
     assert headers["x-authz-decision-id"] == "d1"
     assert ("www-authenticate" in headers) == (http_status == 401)
     assert headers.get("grpc-status") == ("3" if reason is Reason.MALFORMED else None)
+    plain = answer(reason, call())
+    assert "grpc-status" not in {option.header.key for option in plain.denied_response.headers}
     assert json.loads(response.denied_response.body) == {
         "error": "denied",
         "reason": reason.value,
