@@ -49,8 +49,7 @@ def play(*, keep_up: bool, state: str | None, policies: str = DEFAULT_POLICIES) 
             outcomes = _play_scenes(Stage(mesh=mesh, policies=copied), screen)
             screen.summary(SCENES, outcomes)
             if keep_up:
-                screen.invitation(place)
-                _wait_for_interrupt()
+                _stay_up(screen, place)
     return 0 if all(outcome.as_told for outcome in outcomes) else 1
 
 
@@ -72,8 +71,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _wait_for_interrupt() -> None:
+def _stay_up(screen: _Screen, place: str) -> None:
     try:
+        screen.invitation(place)
         threading.Event().wait()
     except KeyboardInterrupt:
         print("\nstopping the mesh")
