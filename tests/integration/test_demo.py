@@ -33,10 +33,13 @@ def test_ctrl_c_ends_the_demo_and_leaves_nothing(tmp_path: Path) -> None:
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
     ) as demo:  # fmt: skip
-        assert demo.stdout is not None
-        for line in demo.stdout:
-            if "until Ctrl-C" in line:
-                break
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(PATIENCE_S) == 0
+        try:
+            assert demo.stdout is not None
+            for line in demo.stdout:
+                if "until Ctrl-C" in line:
+                    break
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(PATIENCE_S) == 0
+        finally:
+            demo.kill()
     assert list(tmp_path.iterdir()) == []

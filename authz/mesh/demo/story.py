@@ -36,7 +36,9 @@ def play(*, keep_up: bool, state: str | None, policies: str = DEFAULT_POLICIES) 
     """
     if not Path(policies).is_dir():
         raise UsageError(f"there is no policy folder `{policies}` here; run this from the project's folder")
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Said aloud: a shell that starts a program in the background has it ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     with tempfile.TemporaryDirectory(prefix="authz-demo-") as folder:
         copied = Path(folder, "policies")
         shutil.copytree(policies, copied)
