@@ -87,7 +87,12 @@ class StateDirectory:
             raise MeshError(f"{self.shown}/{_STATE}: {error}") from error
 
     def write(self, state: MeshState) -> None:
-        """Replace the record of the mesh; a reader sees the old one or the new one."""
+        """Replace the record of the mesh; a reader sees the old one or the new one.
+
+        Does nothing where the directory has been removed, and perhaps made anew by another mesh, since it was locked.
+        """
+        if self._is_lost():
+            return
         new = self.path / f"{_STATE}.new"
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 the descriptor has its mode from the start
@@ -122,6 +127,9 @@ class StateDirectory:
             return False
         return self._locked_inode in (None, inode)
 
+    def _is_lost(self) -> bool:
+        return self._locked_inode is not None and not self.is_there()
+
     def make_folders(self) -> None:
         """Make the folders of one mesh, empty but for the decision logs; the lock must be held."""
         for name in (*_OF_ONE_MESH, "logs", "sidecars"):
@@ -136,8 +144,11 @@ class StateDirectory:
     def clean(self) -> int:
         """Take away what a mesh has left: processes, sockets, keys, record; the lock must be held.
 
-        Gives the number of processes that had outlived their supervisor.
+        Gives the number of processes that had outlived their supervisor. Does nothing where the directory is no longer
+        the one that was locked: what stands there is another mesh's.
         """
+        if self._is_lost():
+            return 0
         ended = 0
         with contextlib.suppress(MeshError):  # a damaged record names nobody
             state = self.read()

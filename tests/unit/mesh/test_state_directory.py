@@ -117,6 +117,22 @@ def test_cleaning_ends_orphans_and_removes_sockets_keys_and_record(tmp_path: Pat
     assert (directory.path / "decisions" / "orders.jsonl").exists()
 
 
+def test_a_directory_that_was_made_anew_belongs_to_its_new_mesh_alone(tmp_path: Path) -> None:
+    before, after = StateDirectory(str(tmp_path / "state")), StateDirectory(str(tmp_path / "state"))
+    with before.locked():
+        (tmp_path / "state").rename(tmp_path / "removed")
+        with after.locked():
+            after.make_folders()
+            after.write(_state())
+            assert not before.is_there()
+            before.write(_state(runtime_directory="/of/the/old/one"))
+            assert before.clean() == 0
+            state = after.read()
+            assert state is not None
+            assert state.runtime_directory == "/nowhere"
+            assert (tmp_path / "state" / "svids").is_dir()
+
+
 def test_a_record_cannot_make_anything_but_a_runtime_directory_be_removed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
