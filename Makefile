@@ -15,11 +15,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 
-.PHONY: help install demo test check bench format lock clean
+SECONDS ?= 60
+TARGETS ?=
+
+.PHONY: help install demo test check bench bench-engine proof fuzz format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
-		while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+		while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 $(STAMP): constraints.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'make: no python3.11 or newer found; install one, or say make PYTHON=/path/to/python3' >&2; exit 1; }
@@ -46,16 +49,33 @@ check: $(STAMP) ## lint, format, types and import directions
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --cache-dir .cache/import-linter
 
-bench: $(STAMP) ## measure a decision, and what asking costs a call on real Envoys (needs wrk)
+bench: $(STAMP) ## measure a decision, hours, and what asking costs a call on real Envoys (needs wrk)
 	@$(BIN)/python -m tests.bench.engine
+	@$(BIN)/python -m tests.bench.hours
 	@$(BIN)/python -m tests.bench.check_path
+
+proof: $(STAMP) ## compare the engine with the reference on 1,000,000 generated calls (ARGS='--seed N')
+	@$(BIN)/python -m tests.conformance.million $(ARGS)
+
+# What only one target needs is no part of .venv: its versions are pinned in pyproject.toml, as an extra of that name.
+.cache/extra/%: pyproject.toml $(STAMP)
+	@rm -rf $@ && mkdir -p .cache
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$*"], sep="\n")' > .cache/$*.txt
+	@$(BIN)/python -m pip install -q --only-binary :all: --target $@ -r .cache/$*.txt
+	@touch $@
+
+bench-engine: .cache/extra/bench ## measure a decision beside Cedar, Casbin and OPA (OPA=/path/to/opa)
+	@PYTHONPATH=.cache/extra/bench $(BIN)/python -m tests.bench.engine
+
+fuzz: .cache/extra/fuzz ## fuzz every reader of foreign bytes (SECONDS=60 each, TARGETS="path host")
+	@PYTHONPATH=.cache/extra/fuzz $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(TARGETS)
 
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix-only --exit-zero -q .
 	@$(BIN)/ruff format .
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --no-annotate \
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra mesh --extra dev --no-annotate \
 		--custom-compile-command 'make lock' pyproject.toml --output-file constraints.txt --upgrade
 
 clean: ## remove what the targets made

@@ -1,7 +1,7 @@
 """Until when an answer holds: the first later instant at which the same call gets the other verdict.
 
-The call is allowed at an instant where its ThirdParties' windows and the window of at least one matching rule are
-open. This module knows only those windows.
+A call is allowed at an instant where no Guardrail that forbids it is open, its ThirdParties' windows are, and so is
+that of at least one matching rule that no open Guardrail takes out. This module knows only these windows.
 
 # INVARIANT (exact): one nanosecond before the instant given the verdict is still the same, at it it is the other.
 """
@@ -10,12 +10,74 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from authz.policy.window import HORIZON_NS
+from authz.policy.ruling import takes_out
+from authz.policy.timeline import AnyOf, Not, Open, all_of
+from authz.policy.window import ALWAYS, HORIZON_NS, joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from authz.policy.ruling import Matched
+    from authz.policy.timeline import Timeline
     from authz.policy.window import Window
+
+
+def valid_until_ns(matched: Matched, now_ns: int, *, allowed: bool) -> int | None:
+    """Give the first instant after `now_ns`, within 366 days, at which the call gets the other verdict."""
+    if matched.closed_tunnel:
+        return None
+    parties = [party.window for party in matched.parties]
+    if not (matched.forbidding or matched.limiting or matched.observed):
+        rules = [rule.window for rule in matched.rules]
+        return (allowed_until_ns if allowed else denied_until_ns)(rules, parties, now_ns)
+    return _guarded_until_ns(matched, parties, now_ns, allowed=allowed)
+
+
+def _guarded_until_ns(matched: Matched, parties: Sequence[Window], now_ns: int, *, allowed: bool) -> int | None:
+    """Give the same where Guardrails or observe mode have a say."""
+    forbidding = [guard.window for guard in matched.forbidding]
+    if any(window.always for window in forbidding):
+        return None
+    free, limited, taken_out = _by_guards(matched)
+    if matched.observed and not taken_out:
+        free, limited = [ALWAYS], []
+    if not (limited or (matched.observed and taken_out)):
+        # The usual cases are answered without looking at all windows together.
+        if not forbidding:
+            return (allowed_until_ns if allowed else denied_until_ns)(free, parties, now_ns)
+        if allowed:
+            openings_ns = [window.next_opening_ns(now_ns) for window in forbidding]
+            ends_ns = [allowed_until_ns(free, parties, now_ns), *openings_ns]
+            return _within_horizon(min((each for each in ends_ns if each is not None), default=None), now_ns)
+    allowing = [*limited, *(Open(window) for window in joined(free, now_ns))]
+    if matched.observed:  # whatever nobody allows goes on; only what a Guardrail takes out does not
+        allowing.append(Not(AnyOf(taken_out)))
+    call = all_of(
+        [
+            *(Open(window) for window in parties),
+            *(Not(Open(window)) for window in forbidding),
+            AnyOf(allowing),
+        ]
+    )
+    return _within_horizon(call.change_ns(now_ns, now_ns + HORIZON_NS), now_ns)
+
+
+def _by_guards(matched: Matched) -> tuple[list[Window], list[Timeline], list[Timeline]]:
+    """Give the windows of the rules that no Guardrail takes out, when others allow, and when others are taken out."""
+    free: list[Window] = []
+    allowing: list[Timeline] = []
+    taken_out: list[Timeline] = []
+    for rule in matched.rules:
+        guards = [guard.window for guard in matched.limiting if takes_out(guard, rule, matched.parties)]
+        if not guards:
+            free.append(rule.window)
+        elif any(window.always for window in guards):
+            taken_out.append(Open(rule.window))
+        else:
+            limited = AnyOf([Open(window) for window in guards])
+            allowing.append(all_of([Open(rule.window), Not(limited)]))
+            taken_out.append(all_of([Open(rule.window), limited]))
+    return free, allowing, taken_out
 
 
 def allowed_until_ns(rules: Sequence[Window], parties: Sequence[Window], now_ns: int) -> int | None:
@@ -29,6 +91,8 @@ def allowed_until_ns(rules: Sequence[Window], parties: Sequence[Window], now_ns:
 
 def _covered_until_ns(rules: Sequence[Window], now_ns: int) -> int | None:
     """Give the first instant after `now_ns`, at which some rule is open, at which none is."""
+    if len(rules) > 1:
+        rules = joined(rules, now_ns)
     at_ns = now_ns
     while at_ns <= now_ns + HORIZON_NS:
         latest_ns: int | None = None

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from sys import intern
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import yaml
@@ -177,15 +178,17 @@ class _Reader:
         self.finished: list[Document] = []
         self._empty: list[Node] = []
         self._parts_left = MAX_PARTS
+        self._line = 0
 
     def text(self, content: bytes) -> str:
         """Decode a file; raises _Broken for what no YAML reader should be given."""
         if len(content) > MAX_FILE_BYTES:
             raise self._broken(1, 1, f"the file has {len(content)} bytes; {MAX_FILE_BYTES} are allowed")
+        content = content.removeprefix(b"\xef\xbb\xbf")
         try:
-            text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+            text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            before = content[: error.start].removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+            before = content[: error.start].decode("utf-8")
             raise self._broken(*_position(before), "the file is not UTF-8 from here on") from error
         found = _FORBIDDEN_CHARACTER.search(text)
         if found:
@@ -197,11 +200,9 @@ class _Reader:
         """Give the documents of a text; raises _Broken where the text is no YAML any more."""
         stack: list[_Open] = []
         try:
-            for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            for event in _events(text):
                 root = self._take(event, stack)
-                if root is None:
-                    continue
-                if root.value is _NOTHING:
+                if root is None or root.value is _NOTHING:
                     continue
                 if isinstance(root.value, dict):
                     document = Document(path=self.path, root=root, empty=tuple(self._empty))
@@ -219,54 +220,61 @@ class _Reader:
 
     def _take(self, event: yaml.Event, stack: list[_Open]) -> Node | None:
         """Take one event; gives the root node when a document's content is complete."""
+        line, column = self._place(event)
+        if isinstance(event, yaml.ScalarEvent):
+            self._refuse_properties(event, line, column)
+            if stack and stack[-1].wants_key:  # no node is made for a key
+                self._name_value(stack[-1], self._scalar(event, line, column, is_key=True), line, column)
+                return None
+            return _added(stack, Node(line, column, self._scalar(event, line, column, is_key=False)))
+        if isinstance(event, yaml.CollectionEndEvent):
+            node = stack.pop().close()
+            if not node.children:
+                self._empty.append(node)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self._refuse_properties(event, line, column)
+            if len(stack) >= MAX_DEPTH:
+                raise self._broken(line, column, f"nested deeper than {MAX_DEPTH} levels")
+            stack.append(_Open(Node(line, column, {} if isinstance(event, yaml.MappingStartEvent) else ())))
+            return None
+        elif isinstance(event, yaml.AliasEvent):
+            self._fault(line, column, "aliases are not allowed; write the value out")
+            node = Node(line, column, _NOTHING)
+        else:
+            return None
+        if stack and stack[-1].wants_key:
+            self._name_value(stack[-1], node.value, node.line, node.column)
+            return None
+        return _added(stack, node)
+
+    def _place(self, event: yaml.Event) -> tuple[int, int]:
+        """Give line and column of an event, one of so many that a file may have."""
         mark = event.start_mark
         if mark is None:  # the typing allows it, the C parser never does it
-            return None
+            return 1, 1
         line, column = mark.line + 1, mark.column + 1
+        if line == self._line:
+            line = self._line  # most nodes share their line with another one: one number for all of them
+        else:
+            self._line = line
         self._parts_left -= 1
         if self._parts_left < 0:
             raise self._broken(line, column, f"the file has more than {MAX_PARTS} parts; split it")
-        match event:
-            case yaml.ScalarEvent():
-                self._refuse_properties(event, line, column)
-                node = Node(line, column, self._scalar(event, line, column, is_key=bool(stack) and stack[-1].wants_key))
-            case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
-                self._refuse_properties(event, line, column)
-                if len(stack) >= MAX_DEPTH:
-                    raise self._broken(line, column, f"nested deeper than {MAX_DEPTH} levels")
-                value: Value = {} if isinstance(event, yaml.MappingStartEvent) else ()
-                stack.append(_Open(Node(line, column, value)))
-                return None
-            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                node = stack.pop().close()
-                if not node.children:
-                    self._empty.append(node)
-            case yaml.AliasEvent():
-                self._fault(line, column, "aliases are not allowed; write the value out")
-                node = Node(line, column, _NOTHING)
-            case _:
-                return None
-        if not stack:
-            return node
-        self._add(stack[-1], node)
-        return None
+        return line, column
 
-    def _add(self, parent: _Open, node: Node) -> None:
-        """Add a complete node to the mapping or sequence that it stands in."""
-        if not parent.wants_key:
-            parent.add(node)
-            return
-        key = node.value
+    def _name_value(self, parent: _Open, key: Value, line: int, column: int) -> None:
+        """Take the key of the mapping's next value, or say what is wrong with it."""
         if not isinstance(key, str):
             if key is not _NOTHING:
-                self._fault(node.line, node.column, "a key must be a string; put it in quotes")
+                self._fault(line, column, "a key must be a string; put it in quotes")
             parent.skip_value()
         elif key in parent.node.children:
             first = parent.node.children[key]
-            self._fault(node.line, node.column, f"duplicate key {quoted(key)}; the first is in line {first.key_line}")
+            self._fault(line, column, f"duplicate key {quoted(key)}; the first is in line {first.key_line}")
             parent.skip_value()
         else:
-            parent.name_value(key, node)
+            # The same few keys stand in every policy.
+            parent.name_value(intern(key), line, column)
 
     def _scalar(self, event: yaml.ScalarEvent, line: int, column: int, *, is_key: bool) -> Value:
         """Read a scalar by our own rule (see the module's docstring)."""
@@ -310,6 +318,26 @@ class _Reader:
         return _Broken(Fault(self.path, line, column, message, FaultCode.SYNTAX))
 
 
+def _added(stack: list[_Open], node: Node) -> Node | None:
+    """Add a complete node to the mapping or sequence that it stands in; gives it back where it stands in none."""
+    if not stack:
+        return node
+    stack[-1].add(node)
+    return None
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    """Give the parser's events; raises yaml.YAMLError."""
+    loader = yaml.CSafeLoader(text)
+    try:
+        event = loader.get_event()
+        while event is not None:  # behind the end of the stream there is none
+            yield event
+            event = loader.get_event()
+    finally:
+        loader.dispose()
+
+
 #: Stands where a fault has been told already; validators do not look at it again.
 _NOTHING: Final[dict[str, Value]] = {}
 _AMBIGUOUS_STARTS: Final = frozenset("yYnNoOtTfF0123456789+-.")
@@ -329,10 +357,10 @@ class _Open:
         self._key_column = 0
         self._skipping = False
 
-    def name_value(self, key: str, at: Node) -> None:
+    def name_value(self, key: str, line: int, column: int) -> None:
         """Take a key: the next node is its value."""
         self._key = key
-        self._key_line, self._key_column = at.line, at.column
+        self._key_line, self._key_column = line, column
         self.wants_key = False
 
     def skip_value(self) -> None:
@@ -354,9 +382,9 @@ class _Open:
     def close(self) -> Node:
         """Give the node with its value complete."""
         if self.is_mapping:
-            self.node.value = {str(key): child.value for key, child in self.node.children.items()}
+            self.node.value = {key: child.value for key, child in self.node.children.items()}  # type: ignore[misc]
         else:
-            self.node.value = tuple(child.value for child in self.node.children.values())
+            self.node.value = tuple([child.value for child in self.node.children.values()])
         return self.node
 
 

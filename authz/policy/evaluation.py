@@ -1,7 +1,7 @@
-"""The answer to a call: steps 1 to 8 of the policy language, one function each, in their order.
+"""The answer to a call: who calls whom (steps 1 to 3 of the policy language), and what matches the call.
 
-Decides; reads no clock (`now` is passed in), no file and no environment. The default is deny: what no step allows is
-`no_policy`.
+What the rules that match say of it is decided in `ruling` (steps 4 to 8), until when in `deadline`. Reads no clock
+(`now` is passed in), no file and no environment.
 
 # INVARIANT (total): every Call gets a Decision, whatever its texts are; nothing raises.
 # INVARIANT (cost): a decision costs the same in a set of ten policies and in one of a hundred thousand.
@@ -11,29 +11,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from authz.decision import Decision, Reason
-from authz.policy.deadline import allowed_until_ns, denied_until_ns
+from authz.decision import Decision, Reason, Shadow, Verdict
+from authz.policy.condition import CallFacts
+from authz.policy.deadline import valid_until_ns
 from authz.policy.host import is_well_formed, requested_host
 from authz.policy.party import GRPC_METHOD, most_literal
 from authz.policy.route import NO_SHAPES, grpc_path, is_grpc_content_type, is_method, path_segments
-from authz.policy.window import HORIZON_NS, WindowState
+from authz.policy.ruling import Matched, Ruling, ruling_at
 from authz.request import Direction
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from authz.identity.spiffe_id import SpiffeId
     from authz.policy.index import PolicyIndex
-    from authz.policy.party import Entry, Party, Rule
-    from authz.policy.window import Window
-    from authz.request import Call
+    from authz.policy.party import Entry, Guard, Party, Rule
+    from authz.request import Call, TlsVersion
 
 #: Opaque tunnels: outbound only, and only where the caller's Service says so.
 CONNECT: Final = "CONNECT"
-
-_REASON_OF_STATE: Final = {
-    WindowState.NOT_YET_OPEN: Reason.NOT_YET_OPEN,
-    WindowState.OUTSIDE_HOURS: Reason.OUTSIDE_HOURS,
-    WindowState.CLOSED: Reason.CLOSED,
-}
 
 
 def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
@@ -50,9 +46,12 @@ def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
     destination = asked.destination
     if destination is None:
         return asked.answer(Reason.UNKNOWN_DESTINATION)  # step 3
-    # Step 4, the Guardrails, has its place here.
-    matched = _Matched(asked, identity, destination, segments, now_ns)
-    return _outside_commission(matched) or _allowed(matched) or _not_open(matched) or _no_policy(matched)
+    return _decided(asked, identity, destination, segments, now_ns)  # steps 4 to 8
+
+
+def call_facts(index: PolicyIndex, call: Call, destination: Party, segments: list[str]) -> CallFacts:
+    """Give what conditions may ask about a well-formed call to a known destination."""
+    return _facts(_Asked(index, call), destination, segments)
 
 
 class _Asked:
@@ -67,7 +66,12 @@ class _Asked:
         self.destination = _destination(index, call)
 
     def answer(
-        self, reason: Reason, policy: str | None = None, valid_until_ns: int | None = None, route: str | None = None
+        self,
+        reason: Reason,
+        policy: str | None = None,
+        valid_until_ns: int | None = None,
+        route: str | None = None,
+        shadow: Shadow | None = None,
     ) -> Decision:
         """Give the answer with everything that the record of the call needs."""
         caller_service, caller_third_party = _names(self.caller)
@@ -77,6 +81,7 @@ class _Asked:
             policy=policy,
             revision=self.index.revision,
             valid_until_ns=valid_until_ns,
+            shadow=shadow,
             caller_service=caller_service,
             caller_third_party=caller_third_party,
             destination_service=destination_service,
@@ -119,107 +124,114 @@ def _is_untrusted(asked: _Asked, identity: SpiffeId) -> bool:
     return asked.caller is None and identity.trust_domain not in asked.index.trust_domains
 
 
-class _Matched:
-    """A call between known parties, with what the rules say of it whatever the time."""
-
-    __slots__ = ("_asked", "_destination", "_is_grpc", "_segments", "entries", "now_ns", "third_parties")
-
-    def __init__(self, asked: _Asked, identity: SpiffeId, destination: Party, segments: list[str], now_ns: int) -> None:
-        call = asked.call
-        self._asked = asked
-        self._destination = destination
-        self._segments = segments
-        self._is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(
-            [value for name, value in call.headers if name == "content-type"]
-        )
-        self.now_ns = now_ns
-        self.third_parties = [
-            party for party in (asked.caller, destination) if party is not None and not party.is_service
-        ]
-        # A tunnel needs the caller's `egress.connect` beside a rule, which is not supported yet: none is allowed.
-        self.entries: list[Entry] = (
-            []
-            if call.method == CONNECT
-            else asked.index.matching_entries(
-                identity, asked.caller, destination, call.method, segments, is_grpc=self._is_grpc
-            )
-        )
-
-    def answer(self, reason: Reason, policy: str | None, *, rule: Rule | None = None) -> Decision:
-        """Give the answer, and until when it holds; `rule` is the deciding one."""
-        rules = [entry.rule.window for entry in self.entries]
-        parties = [party.window for party in self.third_parties]
-        until_ns = allowed_until_ns if reason is Reason.ALLOWED else denied_until_ns
-        return self._asked.answer(reason, policy, until_ns(rules, parties, self.now_ns), self._route(rule))
-
-    def _route(self, rule: Rule | None) -> str | None:
-        """Give the template that stands for the call in records: the destination's own, else the deciding rule's."""
-        method = self._asked.call.method
-        if method == CONNECT:
-            return None
-        offered = self._destination.api.matching(method, self._segments, is_grpc=self._is_grpc)
-        entry = most_literal(offered or [entry for entry in self.entries if entry.rule is rule])
-        if entry is None:
-            return None
-        # A gRPC call stands under its method's name, also where `pkg.Service/*` or `all` matched it.
-        if entry.grpc or (self._is_grpc and entry.template is None):
-            return grpc_path(self._segments) or entry.template
-        return entry.template
-
-
-def _outside_commission(matched: _Matched) -> Decision | None:
-    """Step 5: the call's ThirdParty is before or after its window."""
-    for party in matched.third_parties:
-        match party.window.state(matched.now_ns):
-            case WindowState.NOT_YET_OPEN:
-                return matched.answer(Reason.NOT_COMMISSIONED, party.name)
-            case WindowState.CLOSED | WindowState.OUTSIDE_HOURS:
-                return matched.answer(Reason.DECOMMISSIONED, party.name)
-            case WindowState.OPEN:
-                pass
-    return None
-
-
-def _allowed(matched: _Matched) -> Decision | None:
-    """Step 6: a MicroPolicy that matches is open."""
-    now_ns = matched.now_ns
-    first: Rule | None = None
-    for entry in matched.entries:
-        rule = entry.rule
-        if (first is None or rule.name < first.name) and rule.window.is_open(now_ns):
-            first = rule
-    return None if first is None else matched.answer(Reason.ALLOWED, first.name, rule=first)
-
-
-def _not_open(matched: _Matched) -> Decision | None:
-    """Step 7: MicroPolicies match, and none is open; the one that is, or was, nearest to it says why."""
-    now_ns = matched.now_ns
-    rule = min(
-        (entry.rule for entry in matched.entries),
-        key=lambda each: (*_distance(each.window, now_ns), each.name),
-        default=None,
+def _decided(asked: _Asked, identity: SpiffeId, destination: Party, segments: list[str], now_ns: int) -> Decision:
+    """Give what the rules say (steps 4 to 8), until when, and what they would say if all of them were enforced."""
+    call, index = asked.call, asked.index
+    is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(
+        [value for name, value in call.headers if name == "content-type"]
     )
-    if rule is None:
+    units = index.units(identity, asked.caller)
+    guards = index.guards(units, destination, call.method, segments)
+    parties = [party for party in (asked.caller, destination) if party is not None and not party.is_service]
+    entries = index.matching_entries(units, destination, call.method, segments, is_grpc=is_grpc)
+    if index.has_conditions:
+        entries, guards = _whose_conditions_hold(asked, destination, segments, entries, guards)
+    rules = [entry.rule for entry in entries]
+    forbidding: Sequence[Guard] = ()
+    limiting: Sequence[Guard] = ()
+    if guards:
+        tls = _tls(call, destination)
+        forbidding = [guard for guard in guards if guard.forbids(tls)]
+        limiting = [guard for guard in guards if guard.max_window_ns is not None]
+    matched = Matched(
+        parties=parties,
+        rules=rules,
+        forbidding=forbidding,
+        limiting=limiting,
+        observed=destination.observed,
+        # A tunnel needs the caller's `egress.connect` beside a rule, which is not supported yet: none is opened.
+        closed_tunnel=call.method == CONNECT,
+    )
+    shadow: Shadow | None = None
+    if index.observes and matched.observes_something:
+        enforced, matched = matched.with_every_mode_enforced(), matched.without_observers()
+        ruling = ruling_at(matched, now_ns)
+        shadow = _shadow(ruling, ruling_at(enforced, now_ns))
+    else:
+        ruling = ruling_at(matched, now_ns)
+    return asked.answer(
+        ruling.reason,
+        ruling.policy,
+        valid_until_ns(matched, now_ns, allowed=ruling.reason.verdict is Verdict.ALLOW),
+        _route(call, destination, segments, [entry for entry in entries if entry.rule is ruling.rule], is_grpc=is_grpc),
+        shadow,
+    )
+
+
+def _tls(call: Call, destination: Party) -> TlsVersion | None:
+    """Give the version of the caller's connection; outbound the lowest that is used towards the destination."""
+    return call.tls if call.direction is Direction.INBOUND else destination.tls
+
+
+def _whose_conditions_hold(
+    asked: _Asked, destination: Party, segments: list[str], entries: list[Entry[Rule]], guards: list[Guard]
+) -> tuple[list[Entry[Rule]], list[Guard]]:
+    """Leave out what has a condition that does not hold for the call."""
+    rules = [rule for rule in (*guards, *(entry.rule for entry in entries)) if rule.conditions]
+    if not rules:
+        return entries, guards
+    facts = _facts(asked, destination, segments)
+    # A rule with several paths stands in several entries; a Guardrail may have the name of a MicroPolicy.
+    left_out = {id(rule) for rule in {id(rule): rule for rule in rules}.values() if not rule.matches(facts)}
+    return (
+        [entry for entry in entries if id(entry.rule) not in left_out],
+        [guard for guard in guards if id(guard) not in left_out],
+    )
+
+
+def _facts(asked: _Asked, destination: Party, segments: list[str]) -> CallFacts:
+    """Give what conditions may ask about."""
+    call = asked.call
+    caller_service, caller_third_party = _names(asked.caller)
+    destination_service, destination_third_party = _names(destination)
+    return CallFacts(
+        texts={
+            "request.method": call.method,
+            "request.path": "/" + "/".join(segments),
+            "request.host": call.host,
+            "request.query": "" if call.method == CONNECT else call.path.partition("?")[2],
+            "caller.identity": str(call.caller or ""),
+            "caller.service": caller_service or "",
+            "caller.thirdParty": caller_third_party or "",
+            "caller.address": call.address,
+            "destination.service": destination_service or "",
+            "destination.thirdParty": destination_third_party or "",
+            "tls.version": _tls(call, destination) or "",
+        },
+        headers=call.headers,
+        caller_attributes={} if asked.caller is None else asked.caller.attributes,
+        destination_attributes=destination.attributes,
+    )
+
+
+def _shadow(ruling: Ruling, enforced: Ruling) -> Shadow | None:
+    """Give the answer with every mode `enforce`, where it is another one."""
+    if (ruling.reason, ruling.policy) == (enforced.reason, enforced.policy):
         return None
-    return matched.answer(_REASON_OF_STATE[rule.window.state(now_ns)], rule.name, rule=rule)
+    return Shadow(decision=enforced.reason.verdict, reason=enforced.reason, policy=enforced.policy)
 
 
-def _distance(window: Window, now_ns: int) -> tuple[int, int]:
-    """Order windows that are not open.
-
-    First the one open again soonest within 366 days, else the one with the earliest later `opens`, else the one with
-    the latest `closes`, where none counts as latest.
-    """
-    opening_ns = window.next_opening_ns(now_ns)
-    if opening_ns is not None and opening_ns <= now_ns + HORIZON_NS:
-        return 0, opening_ns
-    if window.opens_ns is not None and window.opens_ns > now_ns:
-        return 1, window.opens_ns
-    if window.closes_ns is None:
-        return 2, 0
-    return 3, -window.closes_ns
-
-
-def _no_policy(matched: _Matched) -> Decision:
-    """Step 8: no MicroPolicy speaks of the call."""
-    return matched.answer(Reason.NO_POLICY, None)
+def _route(
+    call: Call, destination: Party, segments: list[str], deciding: Sequence[Entry[Rule]], *, is_grpc: bool
+) -> str | None:
+    """Give the template that stands for the call in records: the destination's own, else the deciding rule's."""
+    if call.method == CONNECT:
+        return None
+    offered = destination.api.matching(call.method, segments, is_grpc=is_grpc)
+    entry = most_literal(offered or deciding)
+    if entry is None:
+        return None
+    # A gRPC call stands under its method's name, also where `pkg.Service/*` or `all` matched it.
+    if entry.grpc or (is_grpc and entry.template is None):
+        return grpc_path(segments) or entry.template
+    return entry.template

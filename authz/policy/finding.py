@@ -34,6 +34,7 @@ class LintCode(StrEnum):
     OVER_BROAD = "over-broad"
     OVER_BROAD_CALLER = "over-broad-caller"
     SHADOWED = "shadowed"
+    FORBIDDEN = "forbidden"
     SELECTS_NOTHING = "selects-nothing"
     UNREACHABLE_PATH = "unreachable-path"
     HOST_OVERLAP = "host-overlap"
@@ -51,12 +52,13 @@ MEANING: Final[Mapping[str, str]] = {
     FaultCode.UNSUPPORTED: "The language has it, and this version does not yet.",
     LintCode.WINDOW_ENDED: "The window is over: the document has no effect any more.",
     LintCode.WINDOW_ENDING: "The window ends within 14 days.",
-    LintCode.NEVER_OPEN: "The rule's window and the ThirdParty's have no instant in common.",
+    LintCode.NEVER_OPEN: "The rule's window is never open, or never while its ThirdParty's is.",
     LintCode.UNUSED_SERVICE: "No rule is about this Service, neither as caller nor as destination.",
     LintCode.UNUSED_THIRD_PARTY: "No rule is about this ThirdParty, neither as caller nor as destination.",
     LintCode.OVER_BROAD: "The rule allows every operation, or every path.",
     LintCode.OVER_BROAD_CALLER: "The rule is for every workload of a trust domain.",
     LintCode.SHADOWED: "Another rule allows all of this one, at all of its times.",
+    LintCode.FORBIDDEN: "A Guardrail forbids all that the rule allows.",
     LintCode.SELECTS_NOTHING: "The selector matches no Service and no ThirdParty of the set.",
     LintCode.UNREACHABLE_PATH: "Requests to this path are refused before any rule is read.",
     LintCode.HOST_OVERLAP: "Two ThirdParties share a host name; the port decides between them.",

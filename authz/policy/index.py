@@ -7,6 +7,9 @@ Callers are split into *units*. Each Service and ThirdParty is one; so is each i
 each large set of names that rules select, so that a rule for a thousand callers is not copied a thousand times. A
 caller belongs to a few units, and a destination keeps one table of rules for each unit that may call it.
 
+Guardrails are kept the same way. Everyone is a unit of its own, and what is forbidden everywhere stands in tables
+beside the destinations.
+
 # INVARIANT (immutable): nothing changes an index once it is compiled; it may be shared by any number of threads.
 # INVARIANT (order says nothing): an index answers the same whatever the order of files, documents and entries.
 """
@@ -14,28 +17,39 @@ caller belongs to a few units, and a destination keeps one table of rules for ea
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from authz.policy.garbage import collector_at_rest
 from authz.policy.host import DEFAULT_PORTS
 from authz.policy.identity_pattern import IdentityTable
-from authz.policy.party import EntryTable, Party, Rule
+from authz.policy.operation import EVERY_OPERATION
+from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule
 from authz.policy.revocation import RevokedSerial, canonical_serial
 from authz.policy.schema import Service
+from authz.policy.schema_fields import Mode
 from authz.policy.selection import Selection
-from authz.policy.window import ALWAYS
+from authz.policy.window import ALWAYS, HORIZON_NS
+from authz.request import TlsVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from authz.identity.spiffe_id import SpiffeId, TrustDomain
     from authz.policy.host import ThirdPartyHost
+    from authz.policy.hours import Hours, OpenSpans
+    from authz.policy.operation import GrpcOperation, HttpOperation
     from authz.policy.party import Entry
     from authz.policy.policy_set import PolicySet
-    from authz.policy.schema import MicroPolicy, ThirdParty
+    from authz.policy.schema import Guardrail, MicroPolicy, TargetSelector, ThirdParty
     from authz.policy.selection import Callers
+    from authz.policy.window import Window
+
+R = TypeVar("R", bound=Rule)
 
 #: From so many callers on, a set of names becomes one unit instead of being spelled out for each of them.
 LARGE_SET: Final = 32
+#: The unit that every caller belongs to, known or not.
+EVERYONE: Final = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +57,12 @@ class PolicyIndex:
     """What :func:`compile_index` made of a set. Other modules read it through its methods."""
 
     revision: str
+    #: whether anything of the set is in observe mode
+    observes: bool
+    #: whether any rule has conditions
+    has_conditions: bool
+    #: Before this instant every answer is exact; 366 days later hours are closed to everyone. None: at all times.
+    exact_until_ns: int | None
     trust_domains: frozenset[TrustDomain]
     _revoked_ids: frozenset[SpiffeId]
     _revoked_serials: frozenset[RevokedSerial]
@@ -52,6 +72,7 @@ class PolicyIndex:
     _selected: IdentityTable[tuple[int, frozenset[str] | None]] = field(repr=False)
     _service_hosts: dict[str, Party] = field(repr=False)
     _third_party_hosts: dict[tuple[str, bool, int | None], Party] = field(repr=False)
+    _guards_everywhere: dict[int, EntryTable[Guard]] = field(repr=False)
 
     def has_service(self, name: str) -> bool:
         """Whether the set has a Service of this name."""
@@ -111,29 +132,37 @@ class PolicyIndex:
                     return found
         return None
 
+    def units(self, caller: SpiffeId, owner: Party | None) -> Sequence[int]:
+        """Give the units of a caller, who belongs to `owner`."""
+        units = () if owner is None else owner.units
+        if self._selected.is_empty:
+            return units
+        return (*units, *self._selected_units(caller, None if owner is None else owner.name))
+
     def matching_entries(
-        self,
-        caller: SpiffeId,
-        owner: Party | None,
-        destination: Party,
-        method: str,
-        segments: list[str],
-        *,
-        is_grpc: bool,
-    ) -> list[Entry]:
-        """Give what the rules for this caller and destination allow of this method and path, whatever the time."""
-        found: list[Entry] = []
-        for unit in self._units(caller, owner):
+        self, units: Iterable[int], destination: Party, method: str, segments: list[str], *, is_grpc: bool
+    ) -> list[Entry[Rule]]:
+        """Give what the rules for these callers and this destination allow of this method and path."""
+        found: list[Entry[Rule]] = []
+        for unit in units:
             table = destination.rules.get(unit)
             if table is not None:
                 found += table.matching(method, segments, is_grpc=is_grpc)
         return found
 
-    def _units(self, caller: SpiffeId, owner: Party | None) -> Iterable[int]:
-        units = () if owner is None else owner.units
-        if self._selected.is_empty:
-            return units
-        return (*units, *self._selected_units(caller, None if owner is None else owner.name))
+    def guards(self, units: Iterable[int], destination: Party, method: str, segments: list[str]) -> list[Guard]:
+        """Give the guards that mean what these callers do at this destination, whatever the time."""
+        tables = [tables for tables in (destination.guards, self._guards_everywhere) if tables]
+        if not tables:
+            return []
+        found = {
+            entry.rule.name: entry.rule
+            for unit in (*units, EVERYONE)
+            for each in tables
+            if (table := each.get(unit)) is not None
+            for entry in table.matching(method, segments, is_grpc=False)
+        }
+        return list(found.values())
 
     def _selected_units(self, caller: SpiffeId, owner: str | None) -> Iterator[int]:
         for table in (self._selected.exact(caller), self._selected.matching(caller)):
@@ -142,27 +171,40 @@ class PolicyIndex:
                     yield unit
 
 
-def compile_index(policy_set: PolicySet) -> PolicyIndex:
+def compile_index(policy_set: PolicySet, around_ns: int | None = None) -> PolicyIndex:
     """Compile a set; never fails, because a set has no faults.
 
-    Cost: linear in the number of pairs of caller and destination that the rules select.
+    Around an instant, recurring hours become tables of edges, read by bisection: for checks, whose compiler does the
+    same again every day, well before `exact_until_ns`. Without it, hours are worked out when they are asked about:
+    for tools, which ask about any instant.
+
+    Cost: linear in the number of pairs of caller and destination that the rules select; and 0.2 ms for hours that no
+    other rule has.
     """
-    return _Compiler(policy_set).index()
+    with collector_at_rest():
+        return _Compiler(policy_set, around_ns).index()
 
 
 class _Compiler:
-    def __init__(self, policy_set: PolicySet) -> None:
+    def __init__(self, policy_set: PolicySet, around_ns: int | None) -> None:
         self._set = policy_set
+        self._around_ns = around_ns
+        self._spans: dict[Hours, OpenSpans] = {}
         self._named: dict[str, Service | ThirdParty] = {party.name: party for party in policy_set.parties}
         self._selection = Selection(policy_set)
         self._unit_of: dict[object, int] = {}
+        self._windows: dict[Window, Window] = {}
         self._units: dict[str, list[int]] = {name: [self._unit(name)] for name in self._named}
-        self._rules: dict[str, dict[int, EntryTable]] = {name: {} for name in self._named}
+        self._rules: dict[str, dict[int, EntryTable[Rule]]] = {name: {} for name in self._named}
+        self._guards: dict[str, dict[int, EntryTable[Guard]]] = {name: {} for name in self._named}
+        self._guards_everywhere: dict[int, EntryTable[Guard]] = {}
         self._selected: IdentityTable[tuple[int, frozenset[str] | None]] = IdentityTable()
 
     def index(self) -> PolicyIndex:
         for policy in self._set.micro_policies:
             self._add(policy)
+        for guardrail in self._set.guardrails:
+            self._guard(guardrail)
         mesh = self._set.mesh
         parties = {name: self._party(party) for name, party in self._named.items()}
         owners: IdentityTable[tuple[int, Party]] = IdentityTable()
@@ -171,12 +213,19 @@ class _Compiler:
                 owners.add(pattern, (pattern.literals, parties[name]))
         return PolicyIndex(
             revision=self._set.revision,
+            observes=any(party.observed for party in parties.values())
+            or any(each.mode is Mode.OBSERVE for each in self._set.micro_policies)
+            or any(each.mode is Mode.OBSERVE for each in self._set.guardrails),
+            has_conditions=any(each.when for each in self._set.micro_policies)
+            or any(each.when for each in self._set.guardrails),
+            exact_until_ns=min((spans.until_ns - HORIZON_NS for spans in self._spans.values()), default=None),
             trust_domains=frozenset(mesh.trust_domains),
             _revoked_ids=frozenset(each for each in mesh.revoked if not isinstance(each, RevokedSerial)),
             _revoked_serials=frozenset(each for each in mesh.revoked if isinstance(each, RevokedSerial)),
             _services={service.name: parties[service.name] for service in self._set.services},
             _first_identities=dict(_first_identities(self._set.services)),
             _owners=owners,
+            _guards_everywhere=self._guards_everywhere,
             _selected=self._selected,
             _service_hosts={
                 host: parties[service.name] for service in self._set.services for host in (service.name, *service.hosts)
@@ -189,33 +238,63 @@ class _Compiler:
         )
 
     def _party(self, named: Service | ThirdParty) -> Party:
-        api = EntryTable()
+        api: EntryTable[Rule] = EntryTable()
         for entry in named.api if isinstance(named, Service) else ():
             api.add(entry.operation, Rule(name=entry.name, window=ALWAYS))
+        mode = named.mode if isinstance(named, Service) else None
         return Party(
             name=named.name,
             is_service=isinstance(named, Service),
             window=ALWAYS if isinstance(named, Service) else named.window,
+            attributes=named.attributes,
             path_shapes=named.path_shapes,
+            tls=TlsVersion.TLS_1_3 if isinstance(named, Service) else named.tls,
+            observed=(mode or self._set.mesh.defaults.mode) is Mode.OBSERVE,
             units=tuple(self._units[named.name]),
             api=api,
             rules=self._rules[named.name],
+            guards=self._guards[named.name],
         )
 
-    # --- rules
+    # --- rules and guards
 
     def _add(self, policy: MicroPolicy) -> None:
-        rule = Rule(name=policy.name, window=policy.window)
+        # Rules that share a window, as many do, share one value of it: what is decided most stays in the caches.
+        window = self._windows.get(policy.window)
+        if window is None:
+            window = policy.window
+            if self._around_ns is not None:
+                window = window.expanded(self._around_ns, self._spans)
+            self._windows[policy.window] = window
+        rule = Rule(name=policy.name, window=window, enforced=policy.mode is Mode.ENFORCE, conditions=policy.when)
         units = self._caller_units(self._selection.callers(policy.callers))
-        for target in policy.targets:
-            for name, operations in self._selection.targets(target).items():
-                tables = self._rules[name]
-                for unit in units:
-                    table = tables.get(unit)
-                    if table is None:
-                        table = tables[unit] = EntryTable()
-                    for operation in operations:
-                        table.add(operation, rule)
+        for name, operations in self._destinations(policy.targets):
+            _add_to(self._rules[name], EntryTable[Rule], units, operations, rule)
+
+    def _guard(self, guardrail: Guardrail) -> None:
+        require = guardrail.require
+        guard = Guard(
+            name=guardrail.name,
+            # Never expanded: past its horizon a rule is closed to everyone, and so must be what a Guardrail forbids.
+            window=guardrail.window,
+            enforced=guardrail.mode is Mode.ENFORCE,
+            conditions=guardrail.when,
+            tls=None if require is None else require.tls,
+            max_window_ns=None if require is None else require.max_window_ns,
+        )
+        callers = guardrail.callers
+        units = {EVERYONE} if callers is None else self._caller_units(self._selection.callers(callers))
+        if guardrail.targets is None:
+            _add_to(self._guards_everywhere, GuardTable, units, (EVERY_OPERATION,), guard)
+            return
+        for name, operations in self._destinations(guardrail.targets):
+            _add_to(self._guards[name], GuardTable, units, operations, guard)
+
+    def _destinations(
+        self, targets: Iterable[TargetSelector]
+    ) -> Iterator[tuple[str, Iterable[HttpOperation | GrpcOperation]]]:
+        for target in targets:
+            yield from self._selection.targets(target).items()
 
     def _caller_units(self, callers: Callers) -> set[int]:
         """Give the units that a rule's `from` stands for."""
@@ -238,6 +317,22 @@ class _Compiler:
 
     def _unit(self, key: object) -> int:
         return self._unit_of.setdefault(key, len(self._unit_of))
+
+
+def _add_to(
+    tables: dict[int, EntryTable[R]],
+    new: Callable[[], EntryTable[R]],
+    units: Iterable[int],
+    operations: Iterable[HttpOperation | GrpcOperation],
+    rule: R,
+) -> None:
+    """Add operations to the table of each unit."""
+    for unit in units:
+        table = tables.get(unit)
+        if table is None:
+            table = tables[unit] = new()
+        for operation in operations:
+            table.add(operation, rule)
 
 
 def _first_identities(services: Iterable[Service]) -> Iterator[tuple[str, SpiffeId]]:

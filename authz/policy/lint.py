@@ -1,7 +1,7 @@
 """What is doubtful in a set without faults: dead, ending, unused, too broad, or never what its author meant.
 
 Every finding is exact: what is said to be so is so for every call. What could only be guessed at is not said.
-Guardrails, conditions and hours will have their findings here when they exist.
+What is within another rule, or forbidden by a Guardrail, is found where one rule or Guardrail is enough to show it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Final
 from authz.instant import rfc3339_from_ns
 from authz.policy.errors import nearest, quoted
 from authz.policy.finding import ACCEPT, LEVELS, Finding, Level, LintCode
+from authz.policy.forbidden_rules import ForbiddenRules
 from authz.policy.identity_pattern import ANY_SEGMENTS, IdentityPattern
 from authz.policy.operation import ALL, HttpOperation
 from authz.policy.revocation import RevokedSerial
 from authz.policy.route import REST, PathShape
 from authz.policy.rule_extent import Extents
 from authz.policy.schema import Kind
-from authz.policy.window import NS_PER_DAY
+from authz.policy.selection import Selection
+from authz.policy.window import ALWAYS, NS_PER_DAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from authz.policy.errors import PolicySetFaults
     from authz.policy.policy_set import PolicySet
     from authz.policy.rule_extent import Extent
-    from authz.policy.schema import MicroPolicy, Named, Service, ThirdParty
+    from authz.policy.schema import Guardrail, MicroPolicy, Named, Service, ThirdParty
     from authz.policy.window import Window
 
 ENDING_DAYS: Final = 14
@@ -48,7 +50,9 @@ class _Lint:
     def __init__(self, policy_set: PolicySet, now_ns: int) -> None:
         self._set = policy_set
         self._now_ns = now_ns
+        self._selection = Selection(policy_set)
         self._extents = Extents(policy_set)
+        self._forbidden = ForbiddenRules(policy_set)
         self._used = frozenset(self._names_used())
         self._third_parties = {each.name: each for each in policy_set.third_parties}
 
@@ -64,6 +68,9 @@ class _Lint:
         for policy in self._set.micro_policies:
             place = _Place(self._set, Kind.MICRO_POLICY, policy)
             yield from place.judged(self._micro_policy(place, policy))
+        for guardrail in self._set.guardrails:
+            place = _Place(self._set, Kind.GUARDRAIL, guardrail)
+            yield from place.judged(self._guardrail(place, guardrail))
         for test in self._set.policy_tests:
             yield from _Place(self._set, Kind.POLICY_TEST, test).judged(())
 
@@ -145,6 +152,13 @@ class _Lint:
         yield from self._over_broad_callers(place, policy)
         yield from self._over_broad(place, policy)
         yield from self._unreachable_paths(place, extent)
+        forbidding = self._forbidden.forbidding(extent)
+        if forbidding is not None:
+            where = self._set.documents[Kind.GUARDRAIL, forbidding.name]
+            message = (
+                f"all that this rule allows is forbidden by {quoted(forbidding.name)} in {where.path}:{where.root.line}"
+            )
+            yield place.finding(LintCode.FORBIDDEN, message, "metadata", "name")
         covering = self._extents.covering(extent)
         if covering is not None:
             where = self._set.documents[Kind.MICRO_POLICY, covering.name]
@@ -154,7 +168,11 @@ class _Lint:
             yield place.finding(LintCode.SHADOWED, message, "metadata", "name")
 
     def _never_open(self, place: _Place, extent: Extent) -> Iterator[Finding]:
-        """Find rules about ThirdParties that are commissioned at no instant at which the rule is open."""
+        """Find rules that are open at no instant, or at none at which their ThirdParties are commissioned."""
+        if not extent.window.meets(ALWAYS):
+            message = "none of the hours of `during` lies between `opens` and `closes`: the rule allows nothing"
+            yield place.finding(LintCode.NEVER_OPEN, message, "spec", "window")
+            return
         windows = [
             party.window
             for name in (*extent.callers.names, *extent.targets)
@@ -164,7 +182,7 @@ class _Lint:
             (not extent.callers.identities and extent.callers.names <= self._third_parties.keys())
             or extent.targets.keys() <= self._third_parties.keys()
         )
-        if every_call_has_one and not any(_meet(extent.window, window) for window in windows):
+        if every_call_has_one and not any(extent.window.meets(window) for window in windows):
             message = "the rule is open only while its ThirdParty is not commissioned: it allows nothing"
             yield place.finding(LintCode.NEVER_OPEN, message, "spec", "window")
 
@@ -209,6 +227,17 @@ class _Lint:
                     message = f"{quoted(path.text)} has `//`, which no destination here allows (`double-slash`)"
                     yield place.finding(LintCode.UNREACHABLE_PATH, message, *at, "paths", position)
 
+    # --- Guardrails
+
+    def _guardrail(self, place: _Place, guardrail: Guardrail) -> Iterator[Finding]:
+        yield from self._window(place, guardrail.window)
+        if guardrail.callers is not None and self._selection.callers(guardrail.callers).nobody:
+            message = "no Service or ThirdParty is selected by `from`: the Guardrail forbids nobody"
+            yield place.finding(LintCode.SELECTS_NOTHING, message, "spec", "from")
+        if guardrail.targets is not None and not any(self._selection.targets(each) for each in guardrail.targets):
+            message = "no Service or ThirdParty is selected by `to`: the Guardrail forbids nothing"
+            yield place.finding(LintCode.SELECTS_NOTHING, message, "spec", "to")
+
 
 def _http_operations(policy: MicroPolicy) -> Iterator[tuple[tuple[Key, ...], HttpOperation]]:
     """Give the operations by method and path, each with its place."""
@@ -216,12 +245,6 @@ def _http_operations(policy: MicroPolicy) -> Iterator[tuple[tuple[Key, ...], Htt
         for number, operation in enumerate(target.operations):
             if isinstance(operation, HttpOperation):
                 yield ("spec", "to", index, "operations", number), operation
-
-
-def _meet(one: Window, other: Window) -> bool:
-    """Whether two windows have an instant in common."""
-    opens_ns = max((each for each in (one.opens_ns, other.opens_ns) if each is not None), default=None)
-    return opens_ns is None or (one.is_open(opens_ns) and other.is_open(opens_ns))
 
 
 class _Place:

@@ -1,23 +1,27 @@
 """Who takes part in calls, as the index knows them: Services and ThirdParties with what they allow, answer to and may.
 
-A destination keeps one table of rules for each *unit* of callers (see `index`). Rules are found in a table by the
-call's method and path segments.
+A destination keeps one table of rules, and one of guards, for each *unit* of callers (see `index`). Both are found by
+the call's method and path segments: rules narrowly, guards broadly.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from authz.policy.condition import ConditionError
 from authz.policy.operation import ALL, GrpcOperation, HttpOperation
+from authz.policy.route import REST
 from authz.policy.segment_trie import SegmentTrie
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from authz.policy.condition import CallFacts, Condition
     from authz.policy.operation import All
     from authz.policy.route import PathShape
     from authz.policy.window import Window
+    from authz.request import TlsVersion
 
 #: The method of a gRPC call.
 GRPC_METHOD: Final = "POST"
@@ -29,10 +33,46 @@ class Rule:
 
     name: str
     window: Window
+    enforced: bool = True
+    conditions: tuple[Condition, ...] = ()
+
+    def matches(self, facts: CallFacts) -> bool:
+        """Whether all of its conditions hold; where one cannot be told, nothing is allowed."""
+        try:
+            return all(condition.holds(facts) for condition in self.conditions)
+        except ConditionError:
+            return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Guard(Rule):
+    """A Guardrail as far as a decision needs it; without `tls` and `max_window_ns` it forbids whatever it matches."""
+
+    tls: TlsVersion | None
+    max_window_ns: int | None
+
+    def matches(self, facts: CallFacts) -> bool:
+        """Whether all of its conditions hold; where one cannot be told, whatever the others say, it forbids."""
+        matches = True
+        for condition in self.conditions:
+            try:
+                matches &= condition.holds(facts)
+            except ConditionError:
+                return True
+        return matches
+
+    def forbids(self, tls: TlsVersion | None) -> bool:
+        """Whether it forbids a call over this version of TLS (None: not known), whatever allows the call."""
+        if self.tls is None:
+            return self.max_window_ns is None
+        return tls is None or tls < self.tls
+
+
+R = TypeVar("R", bound=Rule)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Generic[R]):
     """What one path pattern of a rule stands for.
 
     `template` is the path pattern as it is written, None where every path matches; `literals` counts its literal
@@ -43,39 +83,84 @@ class Entry:
     grpc: bool
     template: str | None
     literals: int
-    rule: Rule
+    rule: R
 
     def allows_method(self, method: str, *, is_grpc: bool) -> bool:
         """Whether a call by this method, to a path that matches, is meant."""
         return (self.methods is ALL or method in self.methods) and (is_grpc or not self.grpc)
 
 
-class EntryTable:
+class EntryTable(Generic[R]):
     """Entries by path; built once by :meth:`add`, then only read."""
 
     __slots__ = ("_by_path", "_everywhere")
 
     def __init__(self) -> None:
-        self._by_path: SegmentTrie[Entry] | None = None
-        self._everywhere: list[Entry] = []
+        self._by_path: SegmentTrie[Entry[R]] | None = None
+        self._everywhere: list[Entry[R]] = []
 
-    def add(self, operation: HttpOperation | GrpcOperation, rule: Rule) -> None:
+    def add(self, operation: HttpOperation | GrpcOperation, rule: R) -> None:
         """Add what an operation allows."""
         for segments, entry in _entries(operation, rule):
-            if segments is None:
-                self._everywhere.append(entry)
-            else:
-                if self._by_path is None:
-                    self._by_path = SegmentTrie()
-                self._by_path.add(segments, entry)
+            self._put(segments, entry)
 
-    def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry]:
+    def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[R]]:
         """Give the entries that mean this call."""
         found = self._everywhere if self._by_path is None else self._everywhere + self._by_path.matching(segments)
         return [entry for entry in found if entry.allows_method(method, is_grpc=is_grpc)]
 
+    def _put(self, segments: Sequence[str] | None, entry: Entry[R]) -> None:
+        if segments is None:
+            self._everywhere.append(entry)
+            return
+        if self._by_path is None:
+            self._by_path = SegmentTrie()
+        self._by_path.add(segments, entry)
 
-def _entries(operation: HttpOperation | GrpcOperation, rule: Rule) -> Iterable[tuple[Sequence[str] | None, Entry]]:
+
+class GuardTable(EntryTable[Guard]):
+    """Guards by path, which match broadly: what a server may take for a forbidden request is one.
+
+    # INVARIANT (forbid broadly): whatever entry would match narrowly matches here; so does the path with one trailing
+    # slash more or fewer, the path without the segments of `{**}`, HEAD where GET is meant, and the path of a gRPC
+    # method by any method and content type.
+    """
+
+    __slots__ = ()
+
+    def add(self, operation: HttpOperation | GrpcOperation, rule: Guard) -> None:
+        """Add what an operation forbids."""
+        for segments, entry in _entries(operation, rule):
+            methods = ALL if entry.grpc or entry.methods is ALL else entry.methods
+            if methods is not ALL and "GET" in methods:
+                methods |= {"HEAD"}
+            broad = Entry(methods=methods, grpc=False, template=entry.template, literals=entry.literals, rule=rule)
+            if segments is None:
+                self._put(None, broad)
+            else:
+                for each in broadened(tuple(segments)):
+                    self._put(each, broad)
+
+    def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[Guard]]:
+        """Give the entries that mean this call."""
+        found = super().matching(method, segments, is_grpc=is_grpc)
+        # One slash fewer; one slash more is in the table, so that the two never add up to two.
+        if len(segments) > 1 and not segments[-1] and self._by_path is not None:
+            fewer = self._by_path.matching(segments[:-1])
+            found += [entry for entry in fewer if entry.allows_method(method, is_grpc=is_grpc)]
+        return found
+
+
+def broadened(segments: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Give a pattern's segments, the same without its trailing slash, and both without its REST."""
+    yield segments
+    if segments[-1] == REST:
+        yield from broadened(segments[:-1] or ("",))
+    elif len(segments) > 1 and not segments[-1]:
+        yield segments[:-1]
+
+
+def _entries(operation: HttpOperation | GrpcOperation, rule: R) -> Iterable[tuple[Sequence[str] | None, Entry[R]]]:
     if isinstance(operation, GrpcOperation):
         for method in operation.methods:
             yield (
@@ -92,7 +177,7 @@ def _entries(operation: HttpOperation | GrpcOperation, rule: Rule) -> Iterable[t
             )
 
 
-def most_literal(entries: Sequence[Entry]) -> Entry | None:
+def most_literal(entries: Sequence[Entry[R]]) -> Entry[R] | None:
     """Give the entry whose template has the most literal segments; among equals, the first by its text."""
     if len(entries) <= 1:
         return entries[0] if entries else None
@@ -106,10 +191,16 @@ class Party:
     name: str
     is_service: bool
     window: Window
+    attributes: Mapping[str, str]
     path_shapes: frozenset[PathShape]
+    #: the lowest version that is used towards it
+    tls: TlsVersion
+    #: whether calls to it that no rule allows go on, and are recorded
+    observed: bool
     #: the units that it belongs to as a caller
     units: tuple[int, ...]
     #: what it offers by name; records are grouped by these templates
-    api: EntryTable
-    #: as a destination: the rules for each unit of callers that has any
-    rules: dict[int, EntryTable] = field(repr=False)
+    api: EntryTable[Rule]
+    #: as a destination: the rules, and the guards, for each unit of callers that has any
+    rules: dict[int, EntryTable[Rule]] = field(repr=False)
+    guards: dict[int, EntryTable[Guard]] = field(repr=False)

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import gc
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -17,6 +15,7 @@ from pydantic import ValidationError
 
 from authz.policy.document import MAX_SET_BYTES, read_documents
 from authz.policy.errors import MAX_FAULTS, MAX_FAULTS_AT_ONCE, Fault, FaultCode, PolicySetFaults, nearest, quoted
+from authz.policy.garbage import collector_at_rest
 from authz.policy.ownership import ownership_faults
 from authz.policy.placed import Placed
 from authz.policy.references import reference_faults
@@ -24,6 +23,7 @@ from authz.policy.revision import revision_of
 from authz.policy.schema import (
     API_VERSION,
     SPECS,
+    Guardrail,
     Kind,
     Mesh,
     Metadata,
@@ -37,7 +37,7 @@ from authz.policy.schema_faults import schema_faults
 from authz.policy.schema_fields import Fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from authz.policy.document import Document, Key, SourceFile
 
@@ -61,6 +61,7 @@ class PolicySet:
     services: tuple[Service, ...]
     third_parties: tuple[ThirdParty, ...]
     micro_policies: tuple[MicroPolicy, ...]
+    guardrails: tuple[Guardrail, ...]
     policy_tests: tuple[PolicyTest, ...]
     revision: str
     documents: Mapping[tuple[Kind, str], Document] = field(repr=False, compare=False)
@@ -77,23 +78,8 @@ def parse_policy_set(files: Sequence[SourceFile]) -> PolicySet:
     Cost: linear in the size of the files, which is limited.
     """
     _refuse_oversized(files)
-    with _collector_at_rest():
+    with collector_at_rest():
         return _parsed(files)
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Keep the garbage collector from walking, again and again, through millions of values that all stay.
-
-    It halves the time of a load. What is made meanwhile holds no cycles.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _parsed(files: Sequence[SourceFile]) -> PolicySet:
@@ -148,6 +134,7 @@ def _policy_set(placed: Sequence[Placed]) -> PolicySet:
         services=_of_kind(values, Service),
         third_parties=_of_kind(values, ThirdParty),
         micro_policies=_of_kind(values, MicroPolicy),
+        guardrails=_of_kind(values, Guardrail),
         policy_tests=_of_kind(values, PolicyTest),
         revision=revision_of(each.document for each in placed),
         documents={(each.kind, each.name): each.document for each in placed},
@@ -175,13 +162,10 @@ def _placed(document: Document) -> tuple[Placed | None, list[Fault]]:
         return None, faults
     name = document.text("metadata", "name")
     value = None
-    if kind not in SPECS:
-        faults.append(document.fault(("kind",), f"{kind} is not supported yet", FaultCode.UNSUPPORTED))
-    else:
-        model, named = SPECS[kind]
-        spec = _read(document, "spec", model, faults) if "spec" in root else None
-        if spec is not None and metadata is not None and not faults:
-            value = named.model_construct(metadata=metadata, **spec.__dict__)
+    model, named = SPECS[kind]
+    spec = _read(document, "spec", model, faults) if "spec" in root else None
+    if spec is not None and metadata is not None and not faults:
+        value = named.model_construct(metadata=metadata, **spec.__dict__)
     return Placed(document=document, kind=kind, name=name or "", value=value), faults
 
 

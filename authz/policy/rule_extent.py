@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from authz.policy.operation import ALL, GrpcOperation, HttpOperation
 from authz.policy.party import GRPC_METHOD
 from authz.policy.route import PathTemplate
+from authz.policy.schema_fields import Mode
 from authz.policy.selection import Callers, Selection
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from authz.policy.schema import MicroPolicy
     from authz.policy.selection import SelectedIdentities
     from authz.policy.window import Window
+
+#: A method, and a path or a gRPC method; None is every one.
+Part: TypeAlias = "tuple[str | None, PathTemplate | GrpcMethod | None]"
 
 #: A rule is compared with at most so many others for the same caller and destination.
 MAX_COMPARED: Final = 256
@@ -46,25 +50,32 @@ class Extent:
     def covers(self, other: Extent) -> bool:
         """Whether everything that the other rule allows is allowed by this one, at every instant."""
         return (
-            self.window.covers(other.window)
-            and other.callers.names <= self.callers.names
-            and all(self._covers_identities(each) for each in other.callers.identities)
+            self.rule.mode in {Mode.ENFORCE, other.rule.mode}
+            and set(self.rule.when) <= set(other.rule.when)
+            and covers_callers(self.callers, other.callers)
             and all(self._covers_target(name, operations) for name, operations in other.targets.items())
-        )
-
-    def _covers_identities(self, other: SelectedIdentities) -> bool:
-        return any(
-            mine.pattern.covers(other.pattern)
-            and (mine.owners is None or (other.owners is not None and other.owners <= mine.owners))
-            for mine in self.callers.identities
+            and self.window.covers(other.window)  # the last one: hours of two zones are compared for 400 years
         )
 
     def _covers_target(self, name: str, operations: Iterable[HttpOperation | GrpcOperation]) -> bool:
         mine = self.targets.get(name, ())
-        return all(any(_covers(each, part) for each in mine) for operation in operations for part in _parts(operation))
+        return all(any(_covers(each, part) for each in mine) for operation in operations for part in parts(operation))
 
 
-def _parts(operation: HttpOperation | GrpcOperation) -> Iterator[tuple[str | None, PathTemplate | GrpcMethod | None]]:
+def covers_callers(callers: Callers, others: Callers) -> bool:
+    """Whether everyone whom the others stand for is one of these callers."""
+    return others.names <= callers.names and all(
+        any(_covers_identities(mine, other) for mine in callers.identities) for other in others.identities
+    )
+
+
+def _covers_identities(mine: SelectedIdentities, other: SelectedIdentities) -> bool:
+    return mine.pattern.covers(other.pattern) and (
+        mine.owners is None or (other.owners is not None and other.owners <= mine.owners)
+    )
+
+
+def parts(operation: HttpOperation | GrpcOperation) -> Iterator[Part]:
     """Split an operation into its single pairs of method and path; None is every one."""
     if isinstance(operation, GrpcOperation):
         for method in operation.methods:
@@ -75,9 +86,7 @@ def _parts(operation: HttpOperation | GrpcOperation) -> Iterator[tuple[str | Non
             yield name, path
 
 
-def _covers(
-    operation: HttpOperation | GrpcOperation, part: tuple[str | None, PathTemplate | GrpcMethod | None]
-) -> bool:
+def _covers(operation: HttpOperation | GrpcOperation, part: Part) -> bool:
     method, path = part
     if isinstance(operation, GrpcOperation):
         return any(
@@ -98,6 +107,8 @@ class Extents:
 
     def __init__(self, policy_set: PolicySet) -> None:
         selection = Selection(policy_set)
+        #: whether a window that is longer may allow less
+        self._limited = any(each.require and each.require.max_window_ns is not None for each in policy_set.guardrails)
         self._by_name: dict[str, Extent] = {}
         #: by caller (None for identities) and destination; rules for very many pairs by destination only
         self._by_pair: defaultdict[tuple[str | None, str], list[Extent]] = defaultdict(list)
@@ -134,12 +145,17 @@ class Extents:
         caller = min(extent.callers.names, default=None)
         others: list[Extent] = [*self._by_pair.get((caller, destination), ()), *self._broad.get(destination, ())]
         for other in others[:MAX_COMPARED]:
-            if other is extent or not other.covers(extent):
+            if other is extent or not self._replaces(other, extent):
                 continue
-            if extent.rule.name < other.rule.name and extent.covers(other):
+            if extent.rule.name < other.rule.name and self._replaces(extent, other):
                 continue
             return other.rule
         return None
+
+    def _replaces(self, one: Extent, other: Extent) -> bool:
+        """Whether one rule allows all that the other one does, also where Guardrails limit how long a window is."""
+        same_dates = (one.window.opens_ns, one.window.closes_ns) == (other.window.opens_ns, other.window.closes_ns)
+        return (same_dates or not self._limited) and one.covers(other)
 
 
 def _caller_keys(extent: Extent) -> list[str | None]:

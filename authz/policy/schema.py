@@ -22,6 +22,8 @@ from authz.policy.schema_fields import (
     Attributes,
     AttributeSelector,
     BothDatesField,
+    Conditions,
+    DurationField,
     Evidence,
     EvidenceField,
     ExpectationField,
@@ -220,13 +222,38 @@ class MicroPolicySpec(Fields):
 
     callers: Annotated[tuple[CallerSelector, ...], Field(min_length=1, alias="from")]
     targets: Annotated[tuple[TargetSelector, ...], Field(min_length=1, alias="to")]
-    when: NotSupported = None
+    when: Conditions = ()
     window: WindowField = ALWAYS
     mode: ModeField = Mode.ENFORCE
 
 
 class MicroPolicy(Named, MicroPolicySpec):
     """A MicroPolicy of the set."""
+
+
+# --- Guardrail -----------------------------------------------------------------------------------------------------
+
+
+class Requirement(Fields):
+    """What a call, or what allows it, must meet; at least one of them is written."""
+
+    tls: TlsField | None = None
+    max_window_ns: Annotated[DurationField | None, Field(alias="maxWindow")] = None
+
+
+class GuardrailSpec(Fields):
+    """What is forbidden, whatever is allowed; an absent `from` or `to` (None) is everyone or everything."""
+
+    callers: Annotated[tuple[CallerSelector, ...] | None, Field(min_length=1, alias="from")] = None
+    targets: Annotated[tuple[TargetSelector, ...] | None, Field(min_length=1, alias="to")] = None
+    when: Conditions = ()
+    window: WindowField = ALWAYS
+    mode: ModeField = Mode.ENFORCE
+    require: Requirement | None = None
+
+
+class Guardrail(Named, GuardrailSpec):
+    """A Guardrail of the set."""
 
 
 # --- PolicyTest ----------------------------------------------------------------------------------------------------
@@ -258,11 +285,12 @@ class PolicyTest(Named, PolicyTestSpec):
     """A PolicyTest of the set."""
 
 
-#: The kinds that this version has, and what their `spec` is.
+#: The kinds, and what their `spec` is.
 SPECS: Final[dict[Kind, tuple[type[Fields], type[Named]]]] = {
     Kind.MESH: (MeshSpec, Mesh),
     Kind.SERVICE: (ServiceSpec, Service),
     Kind.THIRD_PARTY: (ThirdPartySpec, ThirdParty),
     Kind.MICRO_POLICY: (MicroPolicySpec, MicroPolicy),
+    Kind.GUARDRAIL: (GuardrailSpec, Guardrail),
     Kind.POLICY_TEST: (PolicyTestSpec, PolicyTest),
 }

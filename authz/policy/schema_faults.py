@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
 from authz.policy.errors import MAX_FAULTS_AT_ONCE, Fault, FaultCode, nearest, quoted
-from authz.policy.schema_fields import MAX_IDENTITIES, NOT_SUPPORTED, Fields, written_as
+from authz.policy.schema_fields import NOT_SUPPORTED, Fields, written_as
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -21,7 +21,9 @@ _ELSEWHERE: Final = {
     "selector": "`from` and `to` say whom a rule is about",
     "action": "a MicroPolicy always allows; a Guardrail forbids",
     "effect": "a MicroPolicy always allows; a Guardrail forbids",
+    "require": "a Guardrail has it; a MicroPolicy allows",
     "rules": "`operations` in an entry of `to` says what is allowed",
+    "during": "a ThirdParty is there from `opens` to `closes`; hours belong to the rules about it",
     "namespace": "names are unique in the whole set; there are no namespaces",
 }
 
@@ -60,7 +62,7 @@ def _message(details: ErrorDetails, context: dict[str, Any], value: Value) -> st
         case "dict_type" | "model_type":
             message = f"must be a mapping, not {_article(value)}"
         case "too_long":
-            message = f"at most {MAX_IDENTITIES} entries are allowed; write a pattern, or several documents"
+            message = f"at most {context['max_length']} entries are allowed; write fewer, or several documents"
         case "bool_type":
             message = f"must be `true` or `false`, not {_article(value)}"
         case _:

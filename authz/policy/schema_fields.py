@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable  # noqa: TC003 pydantic reads the annotations
+from dataclasses import replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from authz.decision import Reason, Verdict
 from authz.errors import AuthzError
 from authz.identity.spiffe_id import TrustDomain
+from authz.instant import NS_PER_S
 from authz.policy.asked_call import AskedCall
+from authz.policy.condition import Condition
 from authz.policy.errors import FaultCode, nearest, quoted
 from authz.policy.expectation import Expectation
 from authz.policy.host import ThirdPartyHost, parse_service_host
+from authz.policy.hours import Day, Hours, HoursEntry, parse_from_minute, parse_until_minute
 from authz.policy.identity_pattern import IdentityPattern
 from authz.policy.operation import (
     ALL,
@@ -35,7 +40,8 @@ from authz.policy.operation import (
 )
 from authz.policy.revocation import Revocation, parse_revocation
 from authz.policy.route import GrpcMethod, PathShape, PathTemplate, parse_method
-from authz.policy.window import Window, parse_instant_ns
+from authz.policy.window import NS_PER_DAY, Window, parse_instant_ns
+from authz.policy.zone import Zone, zone_named
 from authz.request import Direction, TlsVersion
 
 T = TypeVar("T")
@@ -151,7 +157,7 @@ def _api_name(text: str) -> str:
 
 
 class Mode(StrEnum):
-    """Whether a deny holds, or is only recorded."""
+    """Whether what a rule or a Service says holds, or is only recorded."""
 
     ENFORCE = "enforce"
     OBSERVE = "observe"
@@ -166,7 +172,7 @@ class Evidence(StrEnum):
 
 Name: TypeAlias = Annotated[str, _text(_dns_label)]
 Names: TypeAlias = Annotated[tuple[Name, ...], Field(min_length=1)]
-ModeField: TypeAlias = Annotated[Mode, _one_of(Mode, not_yet=Mode.OBSERVE)]
+ModeField: TypeAlias = Annotated[Mode, _one_of(Mode)]
 EvidenceField: TypeAlias = Annotated[Evidence, _one_of(Evidence, not_yet=Evidence.JWT_SVID)]
 ShapeField: TypeAlias = Annotated[PathShape, _one_of(PathShape)]
 TlsField: TypeAlias = Annotated[TlsVersion, _one_of(TlsVersion)]
@@ -182,11 +188,47 @@ Attributes: TypeAlias = dict[str, str]
 
 # --- windows -------------------------------------------------------------------------------------------------------
 
+#: Hours differ from day to day, not from minute to minute; each entry costs edges on up to 435 days.
+MAX_DURING: Final = 64
+
+
+class _DuringFields(Fields):
+    days: Annotated[tuple[Annotated[Day, _one_of(Day)], ...], Field(min_length=1)]
+    from_minute: Annotated[int, _text(parse_from_minute), Field(alias="from")]
+    until_minute: Annotated[int, _text(parse_until_minute), Field(alias="until")]
+    timezone: Annotated[Zone, _text(zone_named)]
+
+
+def _during(fields: _DuringFields) -> HoursEntry:
+    for index, day in enumerate(fields.days):
+        if day in fields.days[:index]:
+            raise problem(f"`{day}` is written twice", at=("days", index))
+    return HoursEntry(
+        days=frozenset(fields.days),
+        from_minute=fields.from_minute,
+        until_minute=fields.until_minute,
+        zone=fields.timezone,
+    )
+
+
+def _not_too_many(value: object) -> object:
+    """Refuse too long a list before its entries are looked at: each wrong zone's hint takes time."""
+    if isinstance(value, tuple) and len(value) > MAX_DURING:
+        raise problem(f"{len(value)} entries; {MAX_DURING} are allowed")
+    return value
+
 
 class _WindowFields(Fields):
     opens: InstantField | None = None
     closes: InstantField | None = None
-    during: NotSupported = None
+    during: (
+        Annotated[
+            tuple[Annotated[HoursEntry, _Becomes(_DuringFields, _during)], ...],
+            Field(min_length=1),
+            BeforeValidator(_not_too_many),
+        ]
+        | None
+    ) = None
 
 
 class _BothDates(Fields):
@@ -194,14 +236,23 @@ class _BothDates(Fields):
     closes: InstantField
 
 
-def _window(fields: _WindowFields | _BothDates) -> Window:
+def _dates(fields: _WindowFields | _BothDates) -> Window:
     if fields.opens is not None and fields.closes is not None and fields.closes <= fields.opens:
         raise problem("the window closes at or before it opens", at=("closes",))
     return Window(opens_ns=fields.opens, closes_ns=fields.closes)
 
 
+def _window(fields: _WindowFields) -> Window:
+    if not fields.model_fields_set:
+        raise problem("one of `opens`, `closes` and `during` is required")
+    dates = _dates(fields)
+    if fields.during is None:
+        return dates
+    return replace(dates, hours=Hours.of(fields.during))
+
+
 WindowField: TypeAlias = Annotated[Window, _Becomes(_WindowFields, _window)]
-BothDatesField: TypeAlias = Annotated[Window, _Becomes(_BothDates, _window)]
+BothDatesField: TypeAlias = Annotated[Window, _Becomes(_BothDates, _dates)]
 
 
 # --- operations ----------------------------------------------------------------------------------------------------
@@ -258,8 +309,14 @@ def _http_or_grpc(fields: _OperationFields) -> HttpOperation | GrpcOperation:
     if fields.methods is None or fields.paths is None:
         missing, there = ("methods", "paths") if fields.methods is None else ("paths", "methods")
         raise problem(f"`{missing}` is required beside `{there}`; write `all` for every one")
-    methods = ALL if fields.methods is ALL else frozenset(fields.methods)
+    methods = ALL if fields.methods is ALL else _methods(fields.methods)
     return HttpOperation(methods=methods, paths=fields.paths)
+
+
+@lru_cache(maxsize=256)
+def _methods(given: tuple[str, ...]) -> frozenset[str]:
+    """Give the methods as a set, the same one for the few combinations that all rules have."""
+    return frozenset(given)
 
 
 def _operation(fields: _TargetOperationFields) -> Operation:
@@ -291,6 +348,29 @@ OperationsField: TypeAlias = Annotated[
         Tag("<list>"),
     ],
     Discriminator(_word_or_list),
+]
+
+
+# --- conditions and guardrails ---------------------------------------------------------------------------------------
+
+#: The whole number and the unit of a duration.
+_DURATION: Final = re.compile(r"([0-9]{1,12})([smhd])")
+_UNIT_NS: Final = {"s": NS_PER_S, "m": 60 * NS_PER_S, "h": 3600 * NS_PER_S, "d": NS_PER_DAY}
+
+
+def _duration_ns(text: str) -> int:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise problem(f"{quoted(text)} is no duration; write a whole number and `s`, `m`, `h` or `d`, such as `90d`")
+    return int(found[1]) * _UNIT_NS[found[2]]
+
+
+DurationField: TypeAlias = Annotated[int, _text(_duration_ns)]
+
+#: More conditions of one rule are one condition with `&&`; each costs a decision microseconds.
+MAX_CONDITIONS: Final = 16
+Conditions: TypeAlias = Annotated[
+    tuple[Annotated[Condition, _text(Condition.compile)], ...], Field(min_length=1, max_length=MAX_CONDITIONS)
 ]
 
 

@@ -1,7 +1,11 @@
-"""When a rule is open: [opens, closes), as whole nanoseconds since the epoch, so that no comparison ever rounds.
+"""When a rule is open: [opens, closes), and there inside its hours, where it has some.
 
-Decides what an instant and a window are, and in which state a window is at an instant. Whose window counts, and
+Instants are whole nanoseconds since the epoch, so that no comparison ever rounds. Decides what an instant and a window
+are, and in which state a window is at an instant; which instants hours are, `hours` decides. Whose window counts, and
 what follows from it, is decided elsewhere.
+
+A window with hours answers for every instant. One that is expanded around an instant answers by bisection, and for
+about 400 days: past that horizon it is open to nobody.
 
 # INVARIANT (total): every integer is an instant; no question about a window raises.
 
@@ -11,13 +15,20 @@ RFC 3339, https://www.rfc-editor.org/rfc/rfc3339#section-5.6
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from authz.instant import NS_PER_MS, NS_PER_S, rfc3339_from_ns
 from authz.policy.errors import PolicyError, quoted
+from authz.policy.hours import union
+from authz.policy.hours_relation import instant_in_both_ns, instant_outside_ns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from authz.policy.hours import Hours, OpenSpans
 
 NS_PER_DAY: Final = 86_400 * NS_PER_S
 #: How far ahead an answer looks: a year and a day, so that what happens once a year is seen.
@@ -80,19 +91,41 @@ class WindowState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """The instants from `opens_ns` (inclusive) to `closes_ns` (exclusive); None is without end on that side."""
+    """The instants from `opens_ns` (inclusive) to `closes_ns` (exclusive) that are inside `hours`.
+
+    None is without end on that side, and without hours all day. `spans` are the hours' edges, where they have been
+    worked out; windows that differ in nothing else are equal.
+    """
 
     opens_ns: int | None = None
     closes_ns: int | None = None
+    hours: Hours | None = None
+    spans: OpenSpans | None = field(default=None, compare=False, repr=False)
 
     @property
     def always(self) -> bool:
         """Whether the window is open at every instant."""
-        return self.opens_ns is None and self.closes_ns is None
+        return self.opens_ns is None and self.closes_ns is None and self.hours is None
+
+    def expanded(self, around_ns: int, shared: dict[Hours, OpenSpans] | None = None) -> Window:
+        """Give the window with its hours' edges worked out around an instant; equal hours in `shared` share them."""
+        if self.hours is None:
+            return self
+        spans = None if shared is None else shared.get(self.hours)
+        if spans is None:
+            spans = self.hours.spans(around_ns)
+            if shared is not None:
+                shared[self.hours] = spans
+        return replace(self, spans=spans)
 
     def is_open(self, at_ns: int) -> bool:
         """Whether the instant is inside."""
-        return (self.opens_ns is None or at_ns >= self.opens_ns) and (self.closes_ns is None or at_ns < self.closes_ns)
+        if (self.opens_ns is not None and at_ns < self.opens_ns) or (
+            self.closes_ns is not None and at_ns >= self.closes_ns
+        ):
+            return False
+        hours = self.spans or self.hours
+        return hours is None or hours.is_open(at_ns)
 
     def state(self, at_ns: int) -> WindowState:
         """Give the state at an instant."""
@@ -100,28 +133,79 @@ class Window:
             return WindowState.NOT_YET_OPEN
         if self.closes_ns is not None and at_ns >= self.closes_ns:
             return WindowState.CLOSED
-        return WindowState.OPEN
+        hours = self.spans or self.hours
+        return WindowState.OPEN if hours is None or hours.is_open(at_ns) else WindowState.OUTSIDE_HOURS
 
     def open_until_ns(self, at_ns: int) -> int | None:
-        """Give the end of the span that `at_ns`, an instant inside, lies in; None if it has no end."""
-        del at_ns  # a window without hours is one span
-        return self.closes_ns
+        """Give the end of the span that `at_ns`, an instant inside, lies in; None if it has no end.
+
+        An end later than 366 days after may be told as none. A window that is expanded ends at its horizon.
+        """
+        hours = self.spans or self.hours
+        end_ns = None if hours is None else hours.open_until_ns(at_ns)
+        if end_ns is None or (self.closes_ns is not None and self.closes_ns < end_ns):
+            return self.closes_ns
+        return end_ns
 
     def next_opening_ns(self, from_ns: int) -> int | None:
         """Give the first instant at or after `from_ns` that is inside; None if there is none."""
         first_ns = from_ns if self.opens_ns is None else max(from_ns, self.opens_ns)
-        return first_ns if self.is_open(first_ns) else None
+        hours = self.spans or self.hours
+        opening_ns = first_ns if hours is None else hours.next_opening_ns(first_ns)
+        if opening_ns is None or (self.closes_ns is not None and opening_ns >= self.closes_ns):
+            return None
+        return opening_ns
 
     def covers(self, other: Window) -> bool:
-        """Whether every instant inside the other window is inside this one, too."""
-        return (self.opens_ns is None or (other.opens_ns is not None and other.opens_ns >= self.opens_ns)) and (
-            self.closes_ns is None or (other.closes_ns is not None and other.closes_ns <= self.closes_ns)
-        )
+        """Whether every instant inside the other window is inside this one, too; for all time, expanded or not."""
+        before = self.opens_ns is not None and other._ever_open(None, self.opens_ns)
+        after = self.closes_ns is not None and other._ever_open(self.closes_ns, None)
+        if before or after:
+            return False
+        return instant_outside_ns(other.hours, self.hours, *_common_dates(self, other)) is None
+
+    def meets(self, other: Window) -> bool:
+        """Whether some instant is inside both windows; for all time, expanded or not."""
+        return instant_in_both_ns(self.hours, other.hours, *_common_dates(self, other)) is not None
+
+    def _ever_open(self, from_ns: int | None, until_ns: int | None) -> bool:
+        """Whether some instant of [from_ns, until_ns) is inside."""
+        return self.meets(Window(opens_ns=from_ns, closes_ns=until_ns))
 
     def __str__(self) -> str:
         opens = "ever" if self.opens_ns is None else rfc3339_from_ns(self.opens_ns)
         closes = "ever" if self.closes_ns is None else rfc3339_from_ns(self.closes_ns)
-        return f"from {opens} until {closes}"
+        return f"from {opens} until {closes}" + ("" if self.hours is None else f" during {self.hours}")
+
+
+def joined(windows: Sequence[Window], now_ns: int) -> Sequence[Window]:
+    """Give fewer windows that together are open when these are, at every instant from `now_ns` to 366 days later.
+
+    Windows of the same dates become one, whose hours are those of all: a day and a night that follow on each other
+    are open for ever, and nobody wants to go through a year of them to see it.
+    """
+    tables: dict[tuple[int | None, int | None], list[OpenSpans]] = {}
+    others = []
+    for window in windows:
+        if window.hours is None:
+            others.append(window)
+            continue
+        # Dates that are over, and those beyond the horizon, are none.
+        opens_ns = None if window.opens_ns is None or window.opens_ns <= now_ns else window.opens_ns
+        closes_ns = None if window.closes_ns is None or window.closes_ns > now_ns + HORIZON_NS else window.closes_ns
+        spans = window.hours.spans_seen_from(now_ns) if window.spans is None else window.spans
+        tables.setdefault((opens_ns, closes_ns), []).append(spans)
+    for (opens_ns, closes_ns), same in tables.items():
+        spans = same[0] if len(same) == 1 else union(frozenset(same))
+        others.append(Window(opens_ns=opens_ns, closes_ns=closes_ns, spans=spans))
+    return others
+
+
+def _common_dates(one: Window, other: Window) -> tuple[int | None, int | None]:
+    """Give the later opens and the earlier closes of two windows."""
+    opens_ns = max((each for each in (one.opens_ns, other.opens_ns) if each is not None), default=None)
+    closes_ns = min((each for each in (one.closes_ns, other.closes_ns) if each is not None), default=None)
+    return opens_ns, closes_ns
 
 
 #: The window of a rule that has none.

@@ -9,14 +9,20 @@ of its matching: patterns, paths, hosts and identities are taken as their texts 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from authz.policy.operation import ALL, ApiOperation, GrpcOperation
+from authz.policy.schema import Kind
+from tests.conformance.condition_meanings import MEANING, Facts, Unreadable
+from tests.conformance.hours_edges import edges_of_hours_ns
+from tests.support.wall_clock import Written, is_inside
 
 if TYPE_CHECKING:
     from authz.policy.policy_set import PolicySet
-    from authz.policy.schema import CallerSelector, MicroPolicy, Service, TargetSelector, ThirdParty
+    from authz.policy.schema import CallerSelector, Guardrail, MicroPolicy, Service, TargetSelector, ThirdParty
     from authz.policy.window import Window
     from authz.request import Call
 
@@ -30,27 +36,54 @@ class Answer:
     reason: str
     policy: str | None
     valid_until_ns: int | None = None
+    shadow: tuple[str, str, str | None] | None = None
 
 
 def reference_answer(policy_set: PolicySet, call: Call, now_ns: int) -> Answer:
     answer = _steps(policy_set, call, now_ns)
+    enforced = _steps(policy_set, call, now_ns, every_mode_enforce=True)
+    as_enforced = (enforced.decision, enforced.reason, enforced.policy)
+    return replace(
+        answer,
+        valid_until_ns=_valid_until_ns(policy_set, call, now_ns, answer),
+        shadow=None if as_enforced == (answer.decision, answer.reason, answer.policy) else as_enforced,
+    )
+
+
+def _valid_until_ns(policy_set: PolicySet, call: Call, now_ns: int, answer: Answer) -> int | None:
     if answer.reason in {"malformed", "unidentified", "untrusted", "unknown_destination"}:
-        return answer
-    # The verdict can only change where some window opens or closes: try them all.
-    edges = set()
-    for window in (
-        *(rule.window for rule in policy_set.micro_policies),
-        *(party.window for party in policy_set.third_parties),
-    ):
-        edges |= {window.opens_ns, window.closes_ns}
-    later = sorted(edge for edge in edges if edge is not None and now_ns < edge <= now_ns + HORIZON_NS)
-    for edge in later:
-        if _steps(policy_set, call, edge).decision != answer.decision:
-            return Answer(answer.decision, answer.reason, answer.policy, edge)
-    return answer
+        return None
+    # The verdict can only change where some window opens or closes: try them all. While the same ones are open it is
+    # the same, so that a year of hours need not be gone through step by step.
+    documents = (*policy_set.micro_policies, *policy_set.guardrails, *policy_set.third_parties)
+    windows = [(each.window, _during(policy_set, each)) for each in documents]
+    decisions: dict[tuple[bool, ...], str] = {}
+    for edge in window_edges_ns(policy_set, now_ns):
+        are_open = tuple(_is_inside_window(window, during, edge) for window, during in windows)
+        if are_open not in decisions:
+            decisions[are_open] = _steps(policy_set, call, edge).decision
+        if decisions[are_open] != answer.decision:
+            return edge
+    return None
 
 
-def _steps(policy_set: PolicySet, call: Call, now_ns: int) -> Answer:
+def window_edges_ns(policy_set: PolicySet, now_ns: int) -> list[int]:
+    """Give every instant, after now and within 366 days, at which some window of the set opens or closes."""
+    edges: set[int | None] = set()
+    for each in (*policy_set.micro_policies, *policy_set.guardrails, *policy_set.third_parties):
+        edges |= {each.window.opens_ns, each.window.closes_ns}
+        edges.update(edges_of_hours_ns(_during(policy_set, each), now_ns))
+    return sorted(edge for edge in edges if edge is not None and now_ns < edge <= now_ns + HORIZON_NS)
+
+
+def _during(policy_set: PolicySet, rule: MicroPolicy | Guardrail | ThirdParty) -> tuple[Written, ...]:
+    """Give the hours of a rule as they stand in its document."""
+    written = policy_set.documents[Kind(type(rule).__name__), rule.name].find("spec", "window", "during")
+    entries: Any = () if written is None else written.value
+    return tuple(Written(each["days"], each["from"], each["until"], each["timezone"]) for each in entries)
+
+
+def _steps(policy_set: PolicySet, call: Call, now_ns: int, *, every_mode_enforce: bool = False) -> Answer:
     destination = _destination(policy_set, call)
     # 1.
     segments = _segments(call, destination)
@@ -77,6 +110,24 @@ def _steps(policy_set: PolicySet, call: Call, now_ns: int) -> Answer:
     # 3.
     if destination is None:
         return Answer("deny", "unknown_destination", None)
+    facts = Facts(call, caller, destination, segments)
+    # 4.
+    guardrails = [
+        each
+        for each in policy_set.guardrails
+        if (each.mode == "enforce" or every_mode_enforce)
+        and _forbids(each, call, caller_id, caller, destination, segments)
+        and _conditions(each, facts) is not False
+        and _is_open(policy_set, each, now_ns)
+    ]
+    version = call.tls if call.direction == "inbound" else getattr(destination, "tls", "TLSv1_3")
+    forbidding = [
+        each.name
+        for each in guardrails
+        if each.require is None or (each.require.tls is not None and not _tls_met(version, each.require.tls))
+    ]
+    if forbidding:
+        return Answer("deny", "guardrail", min(forbidding))
     # 5.
     third_parties = [party for party in (caller, destination) if party in policy_set.third_parties]
     for party in third_parties:
@@ -84,43 +135,95 @@ def _steps(policy_set: PolicySet, call: Call, now_ns: int) -> Answer:
             return Answer("deny", "not_commissioned", party.name)
         if now_ns >= party.window.closes_ns:
             return Answer("deny", "decommissioned", party.name)
+    if call.method == "CONNECT":  # nobody's `egress.connect` can be written yet
+        return Answer("deny", "no_policy", None)
     # 6.
-    rules = [
-        rule for rule in policy_set.micro_policies if _matches(rule, call, caller_id, caller, destination, segments)
+    matching = [
+        rule
+        for rule in policy_set.micro_policies
+        if (rule.mode == "enforce" or every_mode_enforce)
+        and _allows(rule, call, caller_id, caller, destination, segments)
+        and _conditions(rule, facts) is True
     ]
-    open_rules = sorted(rule.name for rule in rules if _is_open(rule.window, now_ns))
+    limiting = [each for each in guardrails if each.require is not None and each.require.max_window_ns is not None]
+    rules = [rule for rule in matching if not any(_takes_out(each, rule, third_parties) for each in limiting)]
+    open_rules = sorted(rule.name for rule in rules if _is_open(policy_set, rule, now_ns))
     if open_rules:
         return Answer("allow", "allowed", open_rules[0])
+    taken_out = [rule for rule in matching if rule not in rules and _is_open(policy_set, rule, now_ns)]
+    if taken_out:
+        names = [each.name for each in limiting if any(_takes_out(each, rule, third_parties) for rule in taken_out)]
+        return Answer("deny", "guardrail", min(names))
+    # In observe mode a deny of step 7 or 8 becomes allow `observed`.
+    mode = getattr(destination, "mode", None) or policy_set.mesh.defaults.mode
+    if mode == "observe" and not every_mode_enforce:
+        return Answer("allow", "observed", None)
     # 7.
-    soon = sorted(
-        (rule.window.opens_ns, rule.name)
-        for rule in rules
-        if rule.window.opens_ns is not None and now_ns < rule.window.opens_ns <= now_ns + HORIZON_NS
-    )
+    soon = sorted((again, rule.name) for rule in rules if (again := _open_again(policy_set, rule, now_ns)) is not None)
     later = sorted(
         (rule.window.opens_ns, rule.name)
         for rule in rules
         if rule.window.opens_ns is not None and rule.window.opens_ns > now_ns
     )
-    past = sorted((-rule.window.closes_ns, rule.name) for rule in rules if rule.window.closes_ns is not None)
-    if soon:
-        return Answer("deny", "not_yet_open", soon[0][1])
-    if later:
-        return Answer("deny", "not_yet_open", later[0][1])
-    if past:
-        return Answer("deny", "closed", past[0][1])
+    past = sorted((-inf if rule.window.closes_ns is None else -rule.window.closes_ns, rule.name) for rule in rules)
+    for nearest in (soon, later, past):
+        if nearest:
+            window = next(rule.window for rule in rules if rule.name == nearest[0][1])
+            if window.opens_ns is not None and now_ns < window.opens_ns:
+                return Answer("deny", "not_yet_open", nearest[0][1])
+            if window.closes_ns is not None and now_ns >= window.closes_ns:
+                return Answer("deny", "closed", nearest[0][1])
+            return Answer("deny", "outside_hours", nearest[0][1])
     # 8.
     return Answer("deny", "no_policy", None)
+
+
+def _conditions(rule: MicroPolicy | Guardrail, facts: Facts) -> bool | None:
+    """Say whether all conditions hold; None for an error in any of them."""
+    answers: list[bool | None] = []
+    for condition in rule.when:
+        try:
+            answers.append(MEANING[str(condition)](facts))
+        except Unreadable:
+            answers.append(None)
+    return None if None in answers else all(answers)
+
+
+def _tls_met(version: str | None, lowest: str) -> bool:
+    order = ["TLSv1_2", "TLSv1_3"]
+    return version is not None and order.index(version) >= order.index(lowest)
+
+
+def _takes_out(guardrail: Guardrail, rule: MicroPolicy, third_parties: list[ThirdParty]) -> bool:
+    opens, closes = rule.window.opens_ns, rule.window.closes_ns
+    for party in third_parties:
+        opens = party.window.opens_ns if opens is None else max(opens, party.window.opens_ns)
+        closes = party.window.closes_ns if closes is None else min(closes, party.window.closes_ns)
+    return opens is None or closes is None or closes - opens > guardrail.require.max_window_ns
 
 
 def _same_number(serial: str, other: str | None) -> bool:
     return other is not None and re.fullmatch("[0-9a-fA-F]+", other) is not None and int(serial, 16) == int(other, 16)
 
 
-def _is_open(window: Window, now_ns: int) -> bool:
-    after_opening = window.opens_ns is None or window.opens_ns <= now_ns
-    before_closing = window.closes_ns is None or now_ns < window.closes_ns
-    return after_opening and before_closing
+def _is_open(policy_set: PolicySet, rule: MicroPolicy | Guardrail, at_ns: int) -> bool:
+    return _is_inside_window(rule.window, _during(policy_set, rule), at_ns)
+
+
+def _is_inside_window(window: Window, during: tuple[Written, ...], at_ns: int) -> bool:
+    after_opening = window.opens_ns is None or window.opens_ns <= at_ns
+    before_closing = window.closes_ns is None or at_ns < window.closes_ns
+    return after_opening and before_closing and (not during or _is_inside(during, at_ns))
+
+
+_is_inside = lru_cache(maxsize=200_000)(is_inside)
+
+
+def _open_again(policy_set: PolicySet, rule: MicroPolicy, now_ns: int) -> int | None:
+    """Give the first instant within 366 days at which a rule, closed now, is open."""
+    edges = {rule.window.opens_ns, *edges_of_hours_ns(_during(policy_set, rule), now_ns)}
+    later = sorted(edge for edge in edges if edge is not None and now_ns < edge <= now_ns + HORIZON_NS)
+    return next((edge for edge in later if _is_open(policy_set, rule, edge)), None)
 
 
 # --- malformed requests
@@ -242,7 +345,7 @@ def _destination(policy_set: PolicySet, call: Call) -> Service | ThirdParty | No
 # --- what
 
 
-def _matches(
+def _allows(
     rule: MicroPolicy,
     call: Call,
     caller_id: str,
@@ -250,11 +353,31 @@ def _matches(
     destination: Service | ThirdParty,
     segments: list[str],
 ) -> bool:
-    if call.method == "CONNECT":
-        return False
     return any(_caller_selected(each, caller_id, caller) for each in rule.callers) and any(
-        _target_selected(each, destination) and _operation_allowed(each, call, destination, segments)
+        _target_selected(each, destination)
+        and any(_one_allowed(operation, call, segments) for operation in _operations(each, destination))
         for each in rule.targets
+    )
+
+
+def _forbids(
+    guardrail: Guardrail,
+    call: Call,
+    caller_id: str,
+    caller: Service | ThirdParty | None,
+    destination: Service | ThirdParty,
+    segments: list[str],
+) -> bool:
+    by_caller = guardrail.callers is None or any(
+        _caller_selected(each, caller_id, caller) for each in guardrail.callers
+    )
+    return by_caller and (
+        guardrail.targets is None
+        or any(
+            _target_selected(each, destination)
+            and any(_one_forbidden(operation, call, segments) for operation in _operations(each, destination))
+            for each in guardrail.targets
+        )
     )
 
 
@@ -282,17 +405,15 @@ def _target_selected(selector: TargetSelector, destination: Service | ThirdParty
     return _has(destination.attributes, selector.attributes)
 
 
-def _operation_allowed(
-    selector: TargetSelector, call: Call, destination: Service | ThirdParty, segments: list[str]
-) -> bool:
-    operations = []
+def _operations(selector: TargetSelector, destination: Service | ThirdParty) -> list[object]:
+    operations: list[object] = []
     for operation in selector.operations:
         if isinstance(operation, ApiOperation):
             offered = getattr(destination, "api", ())
             operations += [entry.operation for entry in offered if entry.name in operation.names]
         else:
             operations.append(operation)
-    return any(_one_allowed(operation, call, segments) for operation in operations)
+    return operations
 
 
 def _one_allowed(operation: object, call: Call, segments: list[str]) -> bool:
@@ -323,3 +444,22 @@ def _path_matches(pattern: list[str], segments: list[str]) -> bool:
         return False
     one = segments[0] != "" if pattern[0].startswith("{") else segments[0] == pattern[0]
     return one and _path_matches(pattern[1:], segments[1:])
+
+
+def _one_forbidden(operation: object, call: Call, segments: list[str]) -> bool:
+    """Forbid broadly: one trailing slash more or fewer, `{**}` as no segment, HEAD with GET, grpc by its path alone."""
+    if isinstance(operation, GrpcOperation):
+        patterns = [["{*}" if part == "*" else part for part in str(each).split("/")] for each in operation.methods]
+    else:
+        methods = operation.methods
+        if methods is not ALL and call.method not in methods and not (call.method == "HEAD" and "GET" in methods):
+            return False
+        if operation.paths is ALL:
+            return True
+        patterns = [str(path).split("/")[1:] for path in operation.paths]
+    for pattern in list(patterns):
+        if pattern[-1] == "{**}" or pattern[-1].endswith("=**}"):
+            patterns.append(pattern[:-1] or [""])
+    path = "/" + "/".join(segment.replace("/", "\0") for segment in segments)
+    paths = [path, path + "/"] + ([path[:-1]] if path.endswith("/") and path != "/" else [])
+    return any(_path_matches(pattern, each.split("/")[1:]) for pattern in patterns for each in paths)

@@ -71,6 +71,13 @@ def test_the_engine_answers_as_expected(vector: dict[str, Any]) -> None:
             "reason": got.reason.value,
             "policy": got.policy,
             "valid_until": None if until_ns is None else rfc3339_from_ns(until_ns),
+            "shadow": None
+            if got.shadow is None
+            else {
+                "decision": got.shadow.decision.value,
+                "reason": got.shadow.reason.value,
+                "policy": got.shadow.policy,
+            },
         }
         assert answer_of(case, answer) == case.expect, case.name
 
@@ -87,6 +94,9 @@ def test_the_reference_answers_as_expected(vector: dict[str, Any]) -> None:
             "reason": got.reason,
             "policy": got.policy,
             "valid_until": None if got.valid_until_ns is None else rfc3339_from_ns(got.valid_until_ns),
+            "shadow": None
+            if got.shadow is None
+            else dict(zip(("decision", "reason", "policy"), got.shadow, strict=True)),
         }
         assert answer_of(case, answer) == case.expect, case.name
 
@@ -113,6 +123,7 @@ def test_every_reason_of_this_version_has_a_vector() -> None:
         case.expect.get("reason") for path in VECTORS for case in cases_of(yaml.safe_load(path.read_text("utf-8")))
     }
     assert {
-        "allowed", "malformed", "unidentified", "untrusted", "unknown_destination", "not_commissioned",
-        "decommissioned", "not_yet_open", "closed", "no_policy",
+        "allowed", "observed", "guardrail",
+        "malformed", "unidentified", "untrusted", "unknown_destination", "not_commissioned",
+        "decommissioned", "not_yet_open", "outside_hours", "closed", "no_policy",
     } <= expected  # fmt: skip

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from authz.identity.spiffe_id import SpiffeId
 from authz.policy.document import SourceFile
-from authz.request import Call, Direction
+from authz.request import Call, Direction, TlsVersion
+from tests.conformance.condition_meanings import MEANING
 
 if TYPE_CHECKING:
     from random import Random
@@ -31,11 +32,11 @@ _SHAPES = ("semicolon", "double-slash", "encoded-slash", "encoded-delimiter")
 _METHODS = ("GET", "POST", "PUT")
 _PATHS = (
     "/", "/a", "/a/", "/a/b", "/a/{x}", "/{x}", "/{x}/b", "/{*}/{y}", "/a/{**}", "/{**}", "/{rest=**}", "/a//b", "//a",
-    "/é", "/pkg.S/M", "/a b", "/a/b/{**}", "/{x}/{**}",
+    "/é", "/pkg.S/M", "/a b", "/a/b/{**}", "/{x}/{**}", "/a//", "/a//{**}",
 )  # fmt: skip
 _USUAL_PATHS = (
     "/", "/a", "/a/", "/a/b", "/a/b", "/a/c?q=;//", "/a/b/c", "/b/b", "/pkg.S/M", "/pkg.S/M", "/pkg.S/N", "/%C3%A9",
-    "/T/M",
+    "/T/M", "/pkg.S/M/", "/a/b/", "/a//", "//",
 )  # fmt: skip
 _GRPC = ("pkg.S/M", "pkg.S/*", "pkg.S/N", "T/M")
 _API = (
@@ -56,6 +57,23 @@ _CONTENT_TYPES = (
     b"application/grpc;x",
     b"application/grpcx",
     b"text/plain",
+)
+CONDITIONS = tuple(MEANING)
+_MODES = ("observe", "observe", "enforce")
+_TLS = ("TLSv1_2", "TLSv1_3")
+_DURATIONS = ("0s", "1d", "48h", "4320m", "5d", "300d", "32054400s", "400d")
+#: by day and by night, whole days, on the days of clock changes, on both sides of the date line
+_DURING = tuple(
+    [dict(zip(("days", "from", "until", "timezone"), entry, strict=True)) for entry in entries]
+    for entries in (
+        [(["mon", "tue", "wed", "thu", "fri"], "08:00", "18:00", "Europe/Berlin")],
+        [(["sun"], "02:00", "03:00", "Europe/Berlin"), (["sun"], "01:30", "02:30", "America/New_York")],
+        [(["sat", "sun"], "22:00", "06:00", "America/New_York")],
+        [(["mon", "tue", "wed", "thu", "fri", "sat", "sun"], "00:00", "12:00", "UTC")],
+        [(["mon", "tue", "wed", "thu", "fri", "sat", "sun"], "12:00", "24:00", "UTC")],
+        [(["wed"], "00:00", "24:00", "Pacific/Apia"), (["thu"], "00:00", "00:00", "Australia/Lord_Howe")],
+        [(["thu", "fri"], "23:45", "23:45", "Africa/Casablanca")],
+    )
 )
 _DAYS = (*range(12), 300, 372, 376, 377, 378, 800)
 
@@ -84,18 +102,22 @@ def identity_pattern(random: Random) -> str:
 class GeneratedSet:
     """The documents of a set without faults."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, *, hours: float = 0.15) -> None:
         self._random = random
         self._claimed: list[tuple[str, str]] = []
         self._hosts = random.sample(_HOSTS, len(_HOSTS))
         self._service_hosts = random.sample(_SERVICE_HOSTS, len(_SERVICE_HOSTS))
         self._apis: dict[str, list[str]] = {}
+        #: hours have many edges, which the reference walks one after the other: few sets have some
+        self.with_hours = random.random() < hours
         self.services = list(_SERVICES[: random.randint(1, 4)])
         self.third_parties = list(_THIRD_PARTIES[: random.randint(0, 3)])
         self.documents = [self._mesh()]
         self.documents += [self._service(name) for name in self.services]
         self.documents += [self._third_party(name) for name in self.third_parties]
         self.documents += [self._micro_policy(f"r{number}") for number in range(random.randint(0, 8))]
+        guardrails = random.choice((0, 0, 1, 2, 3))
+        self.documents += [self.guardrail(f"g{number}") for number in range(guardrails)]
 
     def files(self, documents: list[dict[str, Any]] | None = None) -> tuple[SourceFile, ...]:
         """Give the set as one file."""
@@ -113,6 +135,8 @@ class GeneratedSet:
         }
         if self._chance(0.3):
             spec["revoked"] = [f"spiffe://{OWN}/a/b", f"serial:{OWN}/0AbC"]
+        if self._chance(0.15):
+            spec["defaults"] = {"mode": self._random.choice(_MODES)}
         return self._document("Mesh", "mesh", spec)
 
     def _service(self, name: str) -> dict[str, Any]:
@@ -122,6 +146,8 @@ class GeneratedSet:
             self._apis[name] = [entry["name"] for entry in spec["api"]]
         if self._service_hosts and self._chance(0.4):
             spec["hosts"] = [self._service_hosts.pop()]
+        if self._chance(0.2):
+            spec["mode"] = self._random.choice(_MODES)
         self._common(spec)
         return self._document("Service", name, spec)
 
@@ -134,6 +160,8 @@ class GeneratedSet:
             spec["hosts"] = [self._hosts.pop() for _ in range(min(len(self._hosts), self._random.randint(1, 2)))]
         if "hosts" not in spec and "identities" not in spec:
             spec["identities"] = self._identities(name)
+        if self._chance(0.5):
+            spec["tls"] = self._random.choice(_TLS)
         self._common(spec)
         return self._document("ThirdParty", name, spec)
 
@@ -148,11 +176,36 @@ class GeneratedSet:
             "from": [self._caller() for _ in range(self._random.randint(1, 2))],
             "to": [self._target() for _ in range(self._random.randint(1, 2))],
         }
+        self._window_and_mode(spec, windows=0.6)
+        return self._document("MicroPolicy", name, spec)
+
+    def guardrail(self, name: str) -> dict[str, Any]:
+        """Give a Guardrail about the Services and ThirdParties of the set."""
+        spec: dict[str, Any] = {}
         if self._chance(0.6):
+            spec["from"] = [self._caller() for _ in range(self._random.randint(1, 2))]
+        if self._chance(0.7):
+            spec["to"] = [self._target() for _ in range(self._random.randint(1, 2))]
+        kind = self._random.choice(("tls", "maxWindow", "maxWindow", "both", "nothing"))
+        if kind != "nothing":
+            require = {"tls": self._random.choice(_TLS), "maxWindow": self._random.choice(_DURATIONS)}
+            spec["require"] = require if kind == "both" else {kind: require[kind]}
+        self._window_and_mode(spec, windows=0.6)
+        if not spec:
+            spec["mode"] = "enforce"
+        return self._document("Guardrail", name, spec)
+
+    def _window_and_mode(self, spec: dict[str, Any], *, windows: float) -> None:
+        if self._chance(0.2):
+            spec["when"] = [self._random.choice(CONDITIONS) for _ in range(self._random.choice((1, 1, 1, 2, 3)))]
+        if self._chance(windows):
             opens, closes = sorted(self._random.sample(_DAYS, 2))
             edges = {"opens": self._instant(opens), "closes": self._instant(closes)}
             spec["window"] = {key: edges[key] for key in self._some(tuple(edges))}
-        return self._document("MicroPolicy", name, spec)
+        if self.with_hours and self._chance(0.4):
+            spec.setdefault("window", {})["during"] = self._random.choice(_DURING)
+        if self._chance(0.2):
+            spec["mode"] = self._random.choice(("observe", "observe", "enforce"))
 
     def _identities(self, owner: str) -> list[str]:
         """Give entries that collide with nobody's."""
@@ -237,16 +290,19 @@ class GeneratedSet:
         choose = self._random.choice
         direction = choose((Direction.INBOUND, Direction.OUTBOUND))
         headers = [("content-type", choose(_CONTENT_TYPES)) for _ in range(choose((0, 1, 1, 1, 2)))]
+        headers += [("x-h", choose((b"a", b"a", b"b", b"\xff", b"a\0b"))) for _ in range(choose((0, 1, 1, 1, 2)))]
+        self._random.shuffle(headers)
         return Call(
             direction=direction,
             service=choose(self.services) if self._chance(0.95) else choose(("p1", "nobody", "")),
             caller=self._caller_id(),
             method=choose((*_METHODS, "POST"))
             if self._chance(0.93)
-            else choose(("CONNECT", "get", "", "HEAD", "M-SEARCH")),
+            else choose(("CONNECT", "get", "", "HEAD", "HEAD", "M-SEARCH")),
             path=self.path(),
             host=self._host(),
             headers=tuple(headers),
+            tls=choose((None, *TlsVersion, TlsVersion.TLS_1_3)),
             serial=choose((None, "0abc", "ABC", "00abc", "12", "not hex", "")),
         )
 
@@ -287,6 +343,8 @@ class GeneratedSet:
         """Give an instant, most often at or beside an edge of some window."""
         days = self._random.choice((*_DAYS, -1, 5000))
         beside = self._random.choice((0, 0, -1, 1, -1_000_000, 1_000_000, DAY_NS // 3))
+        if self.with_hours and self._chance(0.7):  # the quarters of an hour, where hours begin and end
+            beside += self._random.randrange(96) * DAY_NS // 96
         return EPOCH_NS + days * DAY_NS + beside
 
 

@@ -3,6 +3,9 @@
 The folder is watched (inotify and its like) and, for file systems that tell nothing, listed again every
 `RESCAN_S`. A set is read whole, parsed, compiled and put in force by replacing one reference: no check
 waits, none sees half a set. A set with faults changes nothing; each new fault is logged once with its position.
+
+Recurring hours are compiled for weeks ahead; what is in force is compiled again every day, whatever stands in the
+folder by then, and long before the answers would be less than exact.
 """
 
 from __future__ import annotations
@@ -10,12 +13,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import watchfiles
 
 from authz.errors import AuthzError
+from authz.instant import NS_PER_S
 from authz.policy.errors import PolicySetFaults
 from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from authz.policy.document import SourceFile
+    from authz.policy.index import PolicyIndex
     from authz.sidecar.in_force import InForce
 
 _log = logging.getLogger(__name__)
@@ -35,6 +41,8 @@ _log = logging.getLogger(__name__)
 RESCAN_S: Final = 2.0
 #: the thread is given so long to end; it is a daemon and holds nothing that must be put in order
 STOP_PATIENCE_S: Final = 2.0
+#: how often hours are worked out anew; the index is exact for 34 days, and denies from 400 days on
+RENEWAL_NS: Final = 24 * 3600 * NS_PER_S
 #: faults that are shown of one set; the rest is counted
 MAX_FAULTS_SHOWN: Final = 50
 
@@ -43,14 +51,24 @@ class PolicyFollower:
     """Keeps what is in force equal to what stands in the folder, from `load` on and, after `start`, by itself."""
 
     def __init__(
-        self, *, folder: str, in_force: InForce, state: Path | None, changed: Callable[[PolicyInForce], None]
+        self,
+        *,
+        folder: str,
+        in_force: InForce,
+        state: Path | None,
+        changed: Callable[[PolicyInForce], None],
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._folder = folder
         self._in_force = in_force
         self._state = state
         self._changed = changed
         self._seen: object = None
+        self._clock = clock
         self._read: tuple[SourceFile, ...] | None = None
+        #: what is in force, and around when it was compiled
+        self._compiled: tuple[SourceFile, ...] = ()
+        self._compiled_ns = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="policies", daemon=True)
 
@@ -91,7 +109,30 @@ class PolicyFollower:
                 self._stop.wait(RESCAN_S)
                 self._refresh()
 
+    def _index(self, files: tuple[SourceFile, ...]) -> PolicyIndex:
+        """Compile a set for the weeks to come; raises PolicySetFaults."""
+        now_ns = self._clock()
+        index = compile_index(parse_policy_set(files), now_ns)
+        self._compiled, self._compiled_ns = files, now_ns
+        return index
+
+    def _renew(self) -> None:
+        """Work the hours of what is in force out anew, once a day and when the clock was set."""
+        policy = self._in_force.policy
+        if policy.index is None or policy.index.exact_until_ns is None:
+            return
+        if abs(self._clock() - self._compiled_ns) < RENEWAL_NS:
+            return
+        try:
+            index = self._index(self._compiled)
+        except Exception as error:  # noqa: BLE001 the edge of a thread: what is in force stays, for 400 days at most
+            text = f"{self._folder}: hours cannot be worked out anew: {type(error).__name__}: {error}"
+            self._say(PolicyInForce(index=policy.index, faults=(text,)))
+            return
+        self._say(PolicyInForce(index=index, faults=policy.faults))
+
     def _refresh(self) -> None:
+        self._renew()
         seen = _listing(self._folder)
         if seen is not None and seen == self._seen:
             return
@@ -100,7 +141,7 @@ class PolicyFollower:
             self._seen = seen
             if files == self._read and not self._in_force.policy.stale:
                 return
-            index = compile_index(parse_policy_set(files))
+            index = self._index(files)
         except PolicySetFaults as error:
             self._seen = seen
             self._say(PolicyInForce(index=self._in_force.policy.index, faults=_shown(error)))
@@ -130,7 +171,7 @@ class PolicyFollower:
         if files is None:
             return
         try:
-            index = compile_index(parse_policy_set(files))
+            index = self._index(files)
         except AuthzError:
             return
         self._say(PolicyInForce(index=index, faults=self._in_force.policy.faults))

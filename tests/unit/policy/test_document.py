@@ -128,6 +128,8 @@ def test_what_policies_do_not_need_is_a_fault_where_it_stands(text: str, fault: 
     [
         (b"a: b\x00c", "f.yaml:1:5: the character U+0000 is not allowed; write it escaped"),
         (b"a: b\n\xff\xfe", "f.yaml:2:1: the file is not UTF-8 from here on"),
+        (b"\xef\xbb\xbfa\xff", "f.yaml:1:2: the file is not UTF-8 from here on"),
+        (b"\xef\xbb\xbfa: bcd\xff", "f.yaml:1:7: the file is not UTF-8 from here on"),
         ("a: é\nb: ".encode() + b"\xc3\x28", "f.yaml:2:4: the file is not UTF-8 from here on"),
         ("a: \u202eb".encode(), "f.yaml:1:4: the character U+202E is not allowed; write it escaped"),
         ("a: \u2028b".encode(), "f.yaml:1:4: the character U+2028 is not allowed; write it escaped"),

@@ -136,6 +136,90 @@ def test_a_rule_that_allows_anything_more_is_not(one: str, other: str) -> None:
     assert [each.line for each in shadowed if each.line == 18] == []
 
 
+def guardrail(name: str, spec: str) -> str:
+    return document("Guardrail", name, spec)
+
+
+FOREVER = "{opens: 2026-01-01T00:00:00Z}"
+ABOUT_B = "to: [{services: [b], operations: [{methods: [GET], paths: [%s]}]}]"
+
+
+@pytest.mark.parametrize(
+    ("spec", "more"),
+    [
+        ("{mode: enforce}", ""),
+        (f"{{from: [{{services: [a]}}], {ABOUT_B % '/x'}}}", ""),
+        (f"{{{ABOUT_B % '/x/'}}}", ""),
+        ("{to: [{services: [b], operations: [{methods: [GET], paths: ['/x/{**}']}]}]}", ""),
+        ("{to: [{services: [b], operations: all}], require: {maxWindow: 30d}}", ""),
+        ("{require: {maxWindow: 30d}}", f", window: {FOREVER}"),
+        (f"{{window: {FOREVER}}}", f", window: {FOREVER}"),
+        ("{when: [\"request.query == ''\"]}", ", when: [\"request.query == ''\", \"tls.version != ''\"]"),
+    ],
+)
+def test_a_rule_that_a_guardrail_forbids_wholly_is_told(spec: str, more: str) -> None:
+    (finding,) = found(A, B, rule("r", more=more), guardrail("g", spec))
+    assert (finding.code, finding.message) == (
+        LintCode.FORBIDDEN,
+        "all that this rule allows is forbidden by `g` in set.yaml:21",
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "more"),
+    [
+        ("{mode: observe}", ""),
+        ("{from: [{services: [b]}]}", ""),
+        (f"{{{ABOUT_B % '/y'}}}", ""),
+        ("{require: {tls: TLSv1_3}}", ""),
+        ("{require: {maxWindow: 30d}}", ", window: {opens: 2026-05-20T00:00:00Z, closes: 2026-06-19T00:00:00Z}"),
+        (f"{{window: {FOREVER}}}", ""),
+        ("{when: [\"request.query == ''\"]}", ", when: [\"tls.version != ''\"]"),
+    ],
+)
+def test_a_rule_that_a_guardrail_leaves_something_of_is_not(spec: str, more: str) -> None:
+    assert codes(A, B, rule("r", more=more), guardrail("g", spec)) == []
+
+
+def test_a_third_party_whose_tls_is_never_enough_is_told() -> None:
+    party = third_party("p", hosts="p.example")
+    about = rule("r", to="{thirdParties: [p]}")
+    assert codes(A, party, about, guardrail("g", "{require: {tls: TLSv1_3}}")) == ["forbidden"]
+    assert codes(A, party, about, guardrail("g", "{require: {tls: TLSv1_2}}")) == []
+    # What the ThirdParty's own year cuts to a year is no longer endless.
+    assert codes(A, party, about, guardrail("g", "{require: {maxWindow: 364d}}")) == ["forbidden"]
+    assert codes(A, party, about, guardrail("g", "{require: {maxWindow: 365d}}")) == []
+
+
+def test_guardrails_have_windows_and_selectors_too() -> None:
+    ended = "{window: {closes: 2026-05-01T00:00:00Z}}"
+    assert codes(A, B, rule("r"), guardrail("g", ended)) == ["window-ended"]
+    nobody = "{from: [{attributes: {x: y}}], to: [{attributes: {x: y}, operations: all}]}"
+    assert codes(A, B, rule("r"), guardrail("g", nobody)) == ["selects-nothing", "selects-nothing"]
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        ("", ", mode: observe"),
+        ("", ", when: ['true']"),
+        (", when: ['true']", ", when: ['false']"),
+    ],
+)
+def test_a_rule_that_is_only_tried_or_has_a_condition_shadows_no_other(narrow: str, wide: str) -> None:
+    assert (
+        codes(A, B, rule("r", more=narrow), rule("wide", operations="[{methods: all, paths: [/x]}]", more=wide)) == []
+    )
+
+
+def test_a_limit_on_windows_keeps_a_short_rule_beside_an_endless_one() -> None:
+    short = rule("r", more=", window: {opens: 2026-05-20T00:00:00Z, closes: 2026-07-01T00:00:00Z}")
+    wide = rule("wide", operations="[{methods: all, paths: [/x]}]")
+    assert codes(A, B, short, wide) == ["shadowed"]
+    limit = guardrail("g", "{from: [{services: [b]}], require: {maxWindow: 90d}}")
+    assert codes(A, B, short, wide, limit) == []
+
+
 def test_selectors_that_select_nothing_are_told() -> None:
     assert codes(A, B, rule("r", callers="[{attributes: {env: prod}}]")) == ["unused-service", "selects-nothing"]
     assert codes(A, B, rule("r", to="{attributes: {env: prod}}")) == ["unused-service", "selects-nothing"]

@@ -150,7 +150,7 @@ def test_every_fault_has_a_code() -> None:
     with pytest.raises(PolicySetFaults) as raised:
         parse_policy_set(
             [
-                SourceFile("m.yaml", joined(MESH, document("Guardrail", "g", "{x: ~}"), rule("r"), A, A)),
+                SourceFile("m.yaml", joined(MESH, document("Service", "g", "{x: ~, egress: {}}"), rule("r"), A, A)),
                 SourceFile("n.yaml", b"x: {"),
             ]
         )
