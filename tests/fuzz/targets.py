@@ -1,0 +1,413 @@
+"""What is fuzzed: for each reader of foreign bytes a law that holds whatever the bytes are.
+
+A target takes bytes and raises only if its law is broken. The same targets are driven by atheris (`make fuzz`), by
+hypothesis, and by the corpus (`test_corpus.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import encodebytes
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from envoy.service.auth.v3 import external_auth_pb2
+
+from authz.decision import Verdict
+from authz.errors import AuthzError
+from authz.identity.spiffe_id import SpiffeId
+from authz.identity.verification import PeerVerification, Unidentified
+from authz.instant import NS_PER_MS, rfc3339_from_ns
+from authz.policy.asked_call_json import asked_call_from_json
+from authz.policy.document import SourceFile
+from authz.policy.errors import PolicySetFaults
+from authz.policy.evaluation import evaluate
+from authz.policy.host import is_well_formed, parse_service_host, requested_host
+from authz.policy.identity_pattern import IdentityPattern, IdentityTable
+from authz.policy.index import PolicyIndex, compile_index
+from authz.policy.lint import lint
+from authz.policy.policy_set import PolicySet, parse_policy_set
+from authz.policy.policy_test import directory_of
+from authz.policy.revocation import parse_revocation
+from authz.policy.route import GrpcMethod, PathShape, PathTemplate, parse_method, path_segments
+from authz.policy.segment_trie import SegmentTrie
+from authz.policy.window import HORIZON_NS, parse_instant_ns
+from authz.request import Call, Direction
+from authz.sidecar.check.checker import Checker, Workload
+from authz.sidecar.in_force import InForce, PolicyInForce
+from tests.conformance import reference
+from tests.support.certificates import NOW_NS, SPIFFE_ID, leaf, pem
+from tests.support.check_request import check_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from authz.identity.verification import VerifiedIdentity
+    from authz.records.decision_record import DecisionRecord
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+CALLER: Final = SpiffeId.parse(SPIFFE_ID)
+SHAPES: Final = tuple(frozenset(some) for size in range(5) for some in combinations(PathShape, size))
+#: more lines of one input say nothing new
+MAX_LINES: Final = 8
+
+PREAMBLE: Final = f"""\
+apiVersion: authz/v1
+kind: Mesh
+metadata: {{name: shop}}
+spec: {{trustDomains: [shop.example], federates: [{{trustDomain: acme.example, bundle: acme.pem}}]}}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {{name: orders}}
+spec: {{identities: ["{SPIFFE_ID}"], attributes: {{env: prod}}}}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {{name: catalog}}
+spec:
+  identities: ["spiffe://shop.example/catalog/*"]
+  attributes: {{env: prod}}
+  hosts: [catalog.local]
+  api: [{{name: get, methods: [GET], paths: ["/items/{{id}}"]}}, {{name: list, grpc: [shop.Catalog/List]}}]
+---
+apiVersion: authz/v1
+kind: ThirdParty
+metadata: {{name: acme}}
+spec:
+  identities: ["spiffe://acme.example/**"]
+  hosts: [api.acme.example, "*.acme.example:8443"]
+  window: {{opens: 2026-01-01T00:00:00Z, closes: 2027-01-01T00:00:00Z}}
+---
+apiVersion: authz/v1
+kind: MicroPolicy
+metadata: {{name: read}}
+spec:
+  from: [{{services: [orders]}}]
+  to: [{{attributes: {{env: prod}}, operations: [{{methods: [GET], paths: ["/items/{{id}}"]}}]}}]
+"""
+
+RULE: Final = f"""\
+{PREAMBLE}---
+apiVersion: authz/v1
+kind: MicroPolicy
+metadata: {{name: fuzzed}}
+spec:
+  from: [{{services: [orders]}}]
+  to: [{{services: [catalog], operations: all}}]
+  window: """
+
+GET: Final = Call(
+    direction=Direction.INBOUND, service="catalog", caller=CALLER, method="GET", path="/items/1", host="catalog"
+)
+CALLS: Final = (GET, replace(GET, method="DELETE"), replace(GET, direction=Direction.OUTBOUND, host="b.acme.example:1"))
+
+
+def text_of(data: bytes) -> str:
+    """Give text as a policy file or a line of JSON can hold it, lone surrogates included."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def lines_of(data: bytes) -> tuple[str, list[str]]:
+    first, *more = text_of(data).split("\n")
+    return first, more[:MAX_LINES]
+
+
+def parsed_or_refused(parse: Callable[[S], T], given: S) -> T | None:
+    """Parse; what is refused is refused with a message of one line, and with an error of our own."""
+    try:
+        return parse(given)
+    except AuthzError as error:
+        message = str(error)
+    assert message
+    assert message.isprintable(), message
+    return None
+
+
+# --- policy sets
+
+
+def loaded(content: bytes) -> PolicySet | None:
+    try:
+        return parse_policy_set([SourceFile("any.yaml", content)])
+    except PolicySetFaults as raised:
+        faults = raised.faults
+    assert faults
+    assert list(faults) == sorted(set(faults))
+    lines = content.count(b"\n") + content.count(b"\r") + 1
+    for fault in faults:
+        assert 1 <= fault.line <= lines + 1, fault
+        assert fault.column >= 1
+        assert str(fault).isprintable(), fault
+    return None
+
+
+def answers_as_the_reference(policy_set: PolicySet, index: PolicyIndex, call: Call, now_ns: int) -> None:
+    got = evaluate(index, call, now_ns)
+    answer = reference.Answer(got.verdict.value, got.reason.value, got.policy, got.valid_until_ns)
+    assert answer == reference.reference_answer(policy_set, call, now_ns), (call, now_ns)
+
+
+def loader(data: bytes) -> None:
+    """Any bytes give a set, which answers as the reference does, or faults with positions."""
+    policy_set = loaded(data)
+    if policy_set is None:
+        return
+    assert parse_policy_set([SourceFile("other.yaml", data)]).revision == policy_set.revision
+    index = compile_index(policy_set)
+    for call in CALLS:
+        answers_as_the_reference(policy_set, index, call, NOW_NS)
+    for finding in lint(policy_set, now_ns=NOW_NS):
+        assert str(finding).isprintable()
+
+
+def documents(data: bytes) -> None:
+    """The same of bytes behind a sound set."""
+    loader(PREAMBLE.encode() + b"---\n" + data)
+
+
+def window(data: bytes) -> None:
+    """Any text in a rule's window is refused, or answers as the reference does, with a tight `valid_until`."""
+    policy_set = loaded(RULE.encode() + data)
+    if policy_set is None:
+        return
+    index = compile_index(policy_set)
+    for now_ns in (NOW_NS, NOW_NS + HORIZON_NS // 2, 0):
+        answers_as_the_reference(policy_set, index, CALLS[1], now_ns)
+        got = evaluate(index, CALLS[1], now_ns)
+        until_ns = got.valid_until_ns
+        if until_ns is not None:
+            assert evaluate(index, CALLS[1], until_ns - 1).verdict is got.verdict
+            assert evaluate(index, CALLS[1], until_ns).verdict is not got.verdict
+
+
+# --- what stands in a rule
+
+
+@cache
+def everything_open() -> tuple[PolicySet, PolicyIndex]:
+    """Give a set with a Service for each combination of shapes, to which everything is allowed."""
+    documents = [{"apiVersion": "authz/v1", "kind": "Mesh", "metadata": {"name": "m"}, "spec": {"trustDomains": ["a"]}}]
+    for number, shapes in enumerate(SHAPES):
+        spec = {"identities": [f"spiffe://a/{number}"], **({"paths": {"allow": sorted(shapes)}} if shapes else {})}
+        documents.append(
+            {"apiVersion": "authz/v1", "kind": "Service", "metadata": {"name": f"s{number}"}, "spec": spec}
+        )
+    content = "\n---\n".join(json.dumps(each) for each in documents).encode()
+    policy_set = parse_policy_set([SourceFile("set.yaml", content)])
+    return policy_set, compile_index(policy_set)
+
+
+def path(data: bytes) -> None:
+    """A request's path has one decoded form, that of a reader that goes character by character, or none."""
+    shapes = SHAPES[data[0] % len(SHAPES)] if data else frozenset()
+    target = data[1:].decode("latin-1")
+    segments = path_segments(target, shapes)
+    service = everything_open()[0].services
+    name = f"s{SHAPES.index(shapes)}"
+    destination = next(each for each in service if each.name == name)
+    assert segments == reference._segments(replace(GET, path=target), destination), target
+    if segments is not None:
+        assert segments
+        assert {".", ".."}.isdisjoint(segments)
+        assert not any("/" in each or "\\" in each or "\x00" in each for each in segments)
+
+
+def pattern(data: bytes) -> None:
+    """A path pattern is refused, or matches what the contract says it does, alone and among others."""
+    asked, written = lines_of(data)
+    segments = path_segments(asked)
+    trie: SegmentTrie[PathTemplate] = SegmentTrie()
+    templates = []
+    for text in written:
+        parsed_or_refused(parse_method, text)
+        parsed_or_refused(GrpcMethod.parse, text)
+        template = parsed_or_refused(PathTemplate.parse, text)
+        if template is not None:
+            assert str(template) == text
+            trie.add(template.segments, template)
+            templates.append(template)
+    if segments is None:
+        return
+    wanted = [each for each in templates if reference._path_matches(each.text.split("/")[1:], segments)]
+    assert sorted(map(str, trie.matching(segments))) == sorted(map(str, wanted))
+    for one in templates:
+        for other in wanted:
+            if one.covers(other):
+                assert one in wanted
+
+
+def identity(data: bytes) -> None:
+    """An identity pattern is refused, or stands for what the contract says it does, alone and among others."""
+    asked, written = lines_of(data)
+    spiffe_id = parsed_or_refused(SpiffeId.parse, asked)
+    parsed_or_refused(parse_revocation, asked)
+    table: IdentityTable[IdentityPattern] = IdentityTable()
+    patterns = []
+    for text in written:
+        each = parsed_or_refused(IdentityPattern.parse, text)
+        if each is not None:
+            assert str(each) == text
+            table.add(each, each)
+            patterns.append(each)
+    for one in patterns:
+        assert one.overlaps(one)
+        assert one.covers(one)
+        for other in patterns:
+            assert one.overlaps(other) == other.overlaps(one)
+            assert not one.covers(other) or one.overlaps(other)
+    if spiffe_id is None or not spiffe_id.path:
+        return
+    wanted = [each for each in patterns if reference._identity_matches(str(each), asked)]
+    assert sorted(map(str, (*table.exact(spiffe_id), *table.matching(spiffe_id)))) == sorted(map(str, wanted))
+    for one in wanted:
+        assert one.matches(spiffe_id)
+        assert all(one.overlaps(other) for other in wanted)
+    for one in patterns:
+        assert one in wanted or not any(one.covers(other) for other in wanted)
+
+
+def host(data: bytes) -> None:
+    """A Host header names what the contract says it does among the hosts of a set."""
+    asked, written = lines_of(data)
+    for text in written:
+        parsed_or_refused(parse_service_host, text)
+    documents = [
+        {
+            "apiVersion": "authz/v1",
+            "kind": "ThirdParty",
+            "metadata": {"name": f"p{number}"},
+            "spec": {"hosts": [text], "window": {"opens": "2026-01-01T00:00:00Z", "closes": "2027-01-01T00:00:00Z"}},
+        }
+        for number, text in enumerate(written)
+    ]
+    content = "\n---\n".join((PREAMBLE, *(json.dumps(each) for each in documents)))
+    policy_set = loaded(content.encode())
+    if policy_set is None or not is_well_formed(asked):
+        return
+    requested = requested_host(asked)
+    got = None if requested is None else compile_index(policy_set).destination(*requested)
+    wanted = reference._destination(policy_set, replace(GET, direction=Direction.OUTBOUND, host=asked))
+    assert (None if got is None else got.name) == (None if wanted is None else wanted.name)
+
+
+def instant(data: bytes) -> None:
+    """A time is refused, or is the instant that Python's own reader takes it for, and is written back as itself."""
+    text = text_of(data)
+    instant_ns = parsed_or_refused(parse_instant_ns, text)
+    if instant_ns is None:
+        return
+    moment = datetime.fromisoformat(text.upper())
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    assert since // timedelta(milliseconds=1) * NS_PER_MS == instant_ns
+    assert parse_instant_ns(rfc3339_from_ns(instant_ns)) == instant_ns
+
+
+# --- questions
+
+
+@cache
+def sound_set() -> tuple[PolicySet, PolicyIndex]:
+    policy_set = parse_policy_set([SourceFile("set.yaml", PREAMBLE.encode())])
+    return policy_set, compile_index(policy_set)
+
+
+def asked_call(data: bytes) -> None:
+    """A line of `authz check --calls` is refused, or is a call that is answered as the reference answers it."""
+    policy_set, index = sound_set()
+    read = parsed_or_refused(asked_call_from_json, data)
+    if read is None:
+        return
+    asked, at_ns = read
+    call = parsed_or_refused(directory_of(policy_set).call, asked)
+    if call is None:
+        return
+    answers_as_the_reference(policy_set, index, call, NOW_NS if at_ns is None else at_ns)
+
+
+@cache
+def checker() -> Checker:
+    in_force = InForce()
+    in_force.policy = PolicyInForce(index=sound_set()[1])
+    workload = Workload(service="catalog", identity=_no_identity)
+    return Checker(workload=workload, in_force=in_force, record=_as_json, clock=lambda: NOW_NS)
+
+
+def _no_identity() -> VerifiedIdentity | None:
+    return None
+
+
+def _as_json(record: DecisionRecord) -> None:
+    json.loads(record.json_line())
+
+
+def _answered(message: bytes) -> bool:
+    """Whether a check is allowed; the answer is whole, and no fault of the program stands behind it."""
+    answering = checker()
+    answering.faults.clear()
+    response = external_auth_pb2.CheckResponse.FromString(answering.answer(message))
+    assert set(answering.faults) <= {"message", "context"}, answering.faults
+    kind = response.WhichOneof("http_response")
+    assert (response.status.code == 0) == (kind == "ok_response")
+    assert kind == "ok_response" or (kind == "denied_response" and response.denied_response.status.code >= 400)
+    return kind == "ok_response"
+
+
+def check_bytes(data: bytes) -> None:
+    """Any bytes of a check get a whole answer; without a certificate of ours it is a deny."""
+    allowed = _answered(data)
+    assert not allowed or b"-----BEGIN CERTIFICATE-----" in unquote_to_bytes(data)
+
+
+CERTIFICATE: Final = pem(leaf())
+
+
+def check_call(data: bytes) -> None:
+    """A check of our own caller is allowed as the reference allows the call, whatever its words are."""
+    method, target, authority, *headers = (*data.split(b"\n"), b"", b"", b"")
+    named = tuple(
+        (name.decode("ascii", "ignore").lower(), value)
+        for name, colon, value in (header.partition(b":") for header in headers[:MAX_LINES])
+        if colon and name and not name.startswith((b":", b"x-authz-"))
+    )
+    message = check_request(
+        certificate_pem=CERTIFICATE,
+        headers=((":method", method), (":path", target), (":authority", authority), *named),
+    )
+    allowed = _answered(message.SerializeToString())
+    call = replace(
+        GET,
+        method=method.decode("latin-1"),
+        path=target.decode("latin-1"),
+        host=authority.decode("latin-1"),
+        headers=named,
+    )
+    expected = reference.reference_answer(sound_set()[0], call, NOW_NS).decision
+    assert allowed == (expected == Verdict.ALLOW)
+
+
+def certificate(data: bytes) -> None:
+    """A certificate is refused, or is that of a valid SPIFFE ID."""
+    armoured = b"-----BEGIN CERTIFICATE-----\n" + encodebytes(data) + b"-----END CERTIFICATE-----\n"
+    for content in (data, armoured):
+        try:
+            found = PeerVerification().verify(content, NOW_NS)
+        except Unidentified:
+            continue
+        assert SpiffeId.parse(str(found.spiffe_id)) == found.spiffe_id
+        assert found.not_before_ns <= NOW_NS <= found.not_after_ns
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    each.__name__: each
+    for each in (
+        loader, documents, window, path, pattern, identity, host, instant, asked_call, check_bytes, check_call,
+        certificate,
+    )
+}  # fmt: skip
