@@ -1,122 +1,100 @@
-"""What one decision costs, by the number of policies; and what a check costs from bytes to bytes, without transport.
+"""What one decision costs, by the number of policies, beside other policy engines; and a check from bytes to bytes.
 
-Run by `make bench`. Sizes take turns within each round, so that the machine's drift hits all alike.
+Run by `make bench-engine` (and, without the other engines, by `make bench`). Every engine with its rules is a process
+of its own; they take turns within each round, so that the machine's drift hits all alike. All get the same calls, and
+every answer is compared with the expected one before anything is measured.
 """
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+import os
+import platform
+import resource
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
-from authz.policy.document import SourceFile
 from authz.policy.evaluation import evaluate
 from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
 from authz.request import Call, Direction
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.in_force import InForce, PolicyInForce
+from tests.bench.other_engines import OPA, Casbin, Cedar, OpenPolicyAgent
+from tests.bench.rules import CALLS, NOW_S, RULES_A_PAIR, SERVICES, Asked, Rule, asked, rules, source_files
 from tests.support.check_request import check_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
 
     from authz.identity.verification import VerifiedIdentity
     from authz.policy.index import PolicyIndex
     from authz.records.decision_record import DecisionRecord
 
-SIZES = (10, 1_000, 10_000)
+SIZES = (10, 1_000, 10_000, 100_000)
 ROUNDS = 5
 CALLS_A_ROUND = 4_000
-SERVICES = 100
+#: a slow engine answers fewer calls a round
+ROUND_S = 1.0
+#: 100 calls to one destination, over and over; 1,000 calls to any, which no processor has in its nearest cache
+ONE_SIDECAR, ALL_SIDECARS = "picoseg, one destination", "picoseg, all destinations"
+#: what would take minutes for one call is not asked
+CASBIN_SIZES = SIZES[:3]
 
 
-def policy_set(policies: int) -> bytes:
-    """Write a set of so many MicroPolicies over a fixed number of Services, `orders` calling `catalog` among them."""
-    mesh = "apiVersion: authz/v1\nkind: Mesh\nmetadata: {name: shop}\nspec: {trustDomains: [shop.example]}\n"
-    return "---\n".join([mesh, *_services(), *_policies(policies)]).encode()
+class Engine(Protocol):
+    """Rules that are loaded, and calls that they decide."""
+
+    def decider(self, asked: Asked) -> Callable[[], bool]:
+        """Give what decides one call, everything that is the caller's prepared."""
+        ...
 
 
-def _services() -> Iterator[str]:
-    for name in ("orders", "catalog", *(f"s{number}" for number in range(SERVICES))):
-        yield (
-            f"apiVersion: authz/v1\nkind: Service\nmetadata: {{name: {name}}}\n"
-            f'spec: {{identities: ["spiffe://shop.example/{name}"]}}\n'
+class Picoseg:
+    def __init__(self, of: list[Rule]) -> None:
+        self.index: PolicyIndex = compile_index(parse_policy_set(source_files(of)))
+
+    def decider(self, asked: Asked) -> Callable[[], bool]:
+        call = Call(
+            direction=Direction.INBOUND,
+            service=asked.destination,
+            caller=SpiffeId.parse(f"spiffe://shop.example/{asked.caller}"),
+            method="GET",
+            path=asked.path,
+            host=asked.destination,
         )
+        index, now_ns = self.index, NOW_S * 10**9
+        return lambda: evaluate(index, call, now_ns).reason.value == "allowed"
 
 
-def _policies(count: int) -> Iterator[str]:
-    yield _policy("measured", "orders", "catalog", "/items/{id}")
-    for number in range(count - 1):
-        yield _policy(f"p{number}", f"s{number % SERVICES}", f"s{number // SERVICES % SERVICES}", f"/r{number}/{{id}}")
+class PicosegCheck(Picoseg):
+    """A check as the sidecar answers it: certificate, decision, record, from bytes to bytes, without transport."""
 
-
-def _policy(name: str, caller: str, destination: str, path: str) -> str:
-    return (
-        f"apiVersion: authz/v1\nkind: MicroPolicy\nmetadata: {{name: {name}}}\nspec:\n"
-        f"  from: [{{services: [{caller}]}}]\n"
-        f'  to: [{{services: [{destination}], operations: [{{methods: [GET], paths: ["{path}"]}}]}}]\n'
-        "  window: {opens: 2020-01-01T00:00:00Z, closes: 2099-01-01T00:00:00Z}\n"
-    )
-
-
-def index_of(policies: int) -> tuple[PolicyIndex, float]:
-    """Load and compile a set; gives the seconds that it took, too."""
-    began = time.perf_counter()
-    index = compile_index(parse_policy_set([SourceFile(path="set.yaml", content=policy_set(policies))]))
-    return index, time.perf_counter() - began
-
-
-def main() -> None:
-    rows: list[tuple[str, float, Callable[[], object]]] = []
-    for size in SIZES:
-        index, loading_s = index_of(size)
-        rows.append((f"decision, {size} policies", loading_s, _decision(index)))
-    rows.append((f"bytes to bytes, {SIZES[-1]} policies", 0.0, _check(index_of(SIZES[-1])[0])))
-    taken: dict[str, list[int]] = {name: [] for name, _, _ in rows}
-    for _ in range(ROUNDS):
-        for name, _, once in rows:
-            for _ in range(CALLS_A_ROUND):
-                began = time.perf_counter_ns()
-                once()
-                taken[name].append(time.perf_counter_ns() - began)
-    print(f"python {sys.version.split()[0]}, {ROUNDS} interleaved rounds of {CALLS_A_ROUND} calls")
-    print(f"{'':34} {'p50 us':>8} {'p99 us':>8} {'load s':>8}")
-    for name, loading_s, _ in rows:
-        cuts = statistics.quantiles(taken[name], n=100)
-        print(f"{name:34} {cuts[49] / 1000:8.1f} {cuts[98] / 1000:8.1f} {f'{loading_s:8.2f}' if loading_s else '':>8}")
-
-
-def _decision(index: PolicyIndex) -> Callable[[], object]:
-    call = Call(
-        direction=Direction.INBOUND,
-        service="catalog",
-        caller=SpiffeId.parse("spiffe://shop.example/orders"),
-        method="GET",
-        path="/items/42?page=7",
-        host="catalog",
-    )
-    now_ns = time.time_ns()
-    assert evaluate(index, call, now_ns).policy == "measured"
-    return lambda: evaluate(index, call, now_ns)
-
-
-def _check(index: PolicyIndex) -> Callable[[], object]:
-    now = datetime.now(UTC)
-    authority = Authority.generate(TrustDomain.parse("shop.example"), now, timedelta(hours=1))
-    orders = SpiffeId.parse("spiffe://shop.example/orders")
-    certificate = authority.issue_x509_svid(orders, now, timedelta(hours=1)).certificate_pem
-    headers = tuple((f"x-header-{number}", b"some value of a usual length") for number in range(16))
-    message = check_request(certificate_pem=certificate, headers=headers).SerializeToString()
-    in_force = InForce()
-    in_force.policy = PolicyInForce(index=index)
-    checker = Checker(workload=Workload(service="catalog", identity=_nobody), in_force=in_force, record=_written_out)
-    assert b"allowed" in checker.answer(message)
-    return lambda: checker.answer(message)
+    def decider(self, asked: Asked) -> Callable[[], bool]:
+        now = datetime.now(UTC)
+        authority = Authority.generate(TrustDomain.parse("shop.example"), now, timedelta(hours=1))
+        caller = SpiffeId.parse(f"spiffe://shop.example/{asked.caller}")
+        certificate = authority.issue_x509_svid(caller, now, timedelta(hours=1)).certificate_pem
+        headers = tuple((f"x-header-{number}", b"some value of a usual length") for number in range(16))
+        message = check_request(
+            certificate_pem=certificate, headers=headers, path=asked.path, host=asked.destination
+        ).SerializeToString()
+        in_force = InForce()
+        in_force.policy = PolicyInForce(index=self.index)
+        checker = Checker(
+            workload=Workload(service=asked.destination, identity=_nobody), in_force=in_force, record=_written_out
+        )
+        return lambda: b"allowed" in checker.answer(message)
 
 
 def _nobody() -> VerifiedIdentity | None:
@@ -127,5 +105,144 @@ def _written_out(record: DecisionRecord) -> None:
     record.json_line()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: an engine with so many rules."""
+
+    name: str
+    engine: Callable[[list[Rule]], Engine]
+    size: int
+    a_pair: int = RULES_A_PAIR
+    calls: int = CALLS
+    #: the calls of one sidecar: all to the same destination
+    one_destination: bool = False
+
+
+def rows() -> list[Row]:
+    found = [Row(name=ONE_SIDECAR, engine=Picoseg, size=size, one_destination=True, calls=100) for size in SIZES]
+    found += [Row(name=ALL_SIDECARS, engine=Picoseg, size=size) for size in SIZES]
+    found.append(Row(name="picoseg, all for one pair", engine=Picoseg, size=10_000, a_pair=10_000))
+    found.append(Row(name="picoseg, bytes to bytes", engine=PicosegCheck, size=10_000, calls=50))
+    if find_spec("cedarpy"):
+        found += [Row(name="Cedar (cedarpy)", engine=Cedar, size=size) for size in SIZES]
+    else:
+        print("Cedar is left out: no cedarpy here; `make bench-engine` installs it")
+    if find_spec("casbin"):
+        found += [Row(name="Casbin (casbin)", engine=Casbin, size=size) for size in CASBIN_SIZES]
+    else:
+        print("Casbin is left out: no casbin here; `make bench-engine` installs it")
+    if os.environ.get(OPA):
+        found += [Row(name="OPA, indexed document", engine=OpenPolicyAgent, size=size) for size in SIZES]
+    else:
+        print(f"OPA is left out: no {OPA}=/path/to/opa in the environment")
+    return found
+
+
+# --- one process for each row ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What it took to load: seconds, and memory after and, at most, meanwhile."""
+
+    load_s: float
+    memory_mb: float
+    peak_mb: float
+
+
+def answer_rounds(connection: Connection, row: Row) -> None:
+    """Load the rules of a row, then answer a round of calls for each word that comes; ends with the connection."""
+    of = list(rules(row.size, a_pair=row.a_pair))
+    before_mb = _memory_mb(os.getpid())
+    began = time.perf_counter()
+    engine = row.engine(of)
+    load_s = time.perf_counter() - began
+    gc.collect()
+    process = getattr(engine, "process", None)
+    memory_mb = _memory_mb(process.pid) if process else _memory_mb(os.getpid()) - before_mb
+    peak_mb = memory_mb if process else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before_mb
+    questions = asked([rule for rule in of if not row.one_destination or rule.destination == of[0].destination])
+    questions = questions[: row.calls]
+    deciders = [engine.decider(each) for each in questions]
+    end = time.perf_counter() + 5 * ROUND_S
+    for question, decide in zip(questions, deciders, strict=True):
+        assert decide() == question.allowed, (row.name, question)
+        if time.perf_counter() > end:
+            break
+    connection.send(Loaded(load_s=load_s, memory_mb=memory_mb, peak_mb=peak_mb))
+    while connection.recv():
+        connection.send(_round(engine, deciders))
+    if hasattr(engine, "close"):
+        engine.close()
+
+
+def _round(engine: Any, deciders: list[Callable[[], bool]]) -> list[int]:
+    taken: list[int] = []
+    tells_itself = hasattr(engine, "took_ns")
+    clock = time.perf_counter_ns
+    end_ns = clock() + int(ROUND_S * 10**9)
+    for number in range(CALLS_A_ROUND):
+        decide = deciders[number % len(deciders)]
+        began = clock()
+        decide()
+        ended = clock()
+        taken.append(engine.took_ns if tells_itself else ended - began)
+        if ended > end_ns:
+            break
+    return taken
+
+
+def _memory_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    context = multiprocessing.get_context("spawn")
+    measured: list[tuple[Row, Any, Connection, Loaded]] = []
+    for row in rows():
+        here, there = context.Pipe()
+        process = context.Process(target=answer_rounds, args=(there, row))
+        process.start()
+        there.close()
+        measured.append((row, process, here, here.recv()))
+    taken: dict[int, list[int]] = {place: [] for place in range(len(measured))}
+    for _ in range(ROUNDS):
+        for place, (_, _, connection, _) in enumerate(measured):
+            connection.send("round")
+            taken[place] += connection.recv()
+    for _, process, connection, _ in measured:
+        connection.send("")
+        process.join()
+    print_table([(row, loaded, taken[place]) for place, (row, _, _, loaded) in enumerate(measured)])
+
+
+def print_table(table: list[tuple[Row, Loaded, list[int]]]) -> None:
+    print(
+        f"python {platform.python_version()}, {_processor()}, {os.cpu_count()} cores; {SERVICES} Services, "
+        f"at most {RULES_A_PAIR} rules a pair; {ROUNDS} interleaved rounds of {CALLS_A_ROUND} calls or {ROUND_S:g} s"
+    )
+    print(f"{'':28} {'rules':>7} {'p50 us':>10} {'p99 us':>10} {'load s':>8} {'MB':>6} {'peak MB':>8} {'calls':>7}")
+    p50_us: dict[tuple[str, int], float] = {}
+    for row, loaded, taken in table:
+        cuts = statistics.quantiles(taken, n=100)
+        p50_us[row.name, row.size] = cuts[49] / 1000
+        print(
+            f"{row.name:28} {row.size:7} {cuts[49] / 1000:10.1f} {cuts[98] / 1000:10.1f} {loaded.load_s:8.2f} "
+            f"{loaded.memory_mb:6.0f} {loaded.peak_mb:8.0f} {len(taken):7}"
+        )
+    for name in (ONE_SIDECAR, ALL_SIDECARS):
+        few, many = p50_us[name, SIZES[0]], p50_us[name, SIZES[-1]]
+        print(f"{name}: p50 with {SIZES[-1]} policies is {many / few:.2f} times that with {SIZES[0]}")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
