@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from authz.cli.arguments import NO, USAGE, YES
+from authz.cli.json_lines import lines_of
 from authz.decision import Verdict
 from authz.errors import UsageError
 from authz.instant import rfc3339_from_ns
 from authz.policy.asked_call import AskedCall, AskedCallError
-from authz.policy.asked_call_json import MAX_LINE_BYTES, asked_call_from_json
+from authz.policy.asked_call_json import asked_call_from_json
 from authz.policy.errors import nearest, printable, quoted
 from authz.policy.evaluation import evaluate
 from authz.policy.index import compile_index
@@ -24,12 +24,12 @@ from authz.request import Direction, TlsVersion
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
     from authz.cli.arguments import CommandParser
     from authz.decision import Decision
     from authz.policy.asked_call import Directory
     from authz.policy.index import PolicyIndex
+    from authz.request import Call
 
 #: the flags that say what one call is
 _CALL_FLAGS: Final = ("from", "to", "method", "path", "grpc", "header", "tls", "direction", "host", "at")
@@ -56,15 +56,20 @@ def check(given: argparse.Namespace, *, as_json: bool) -> int:
     index, directory = compile_index(policy_set), directory_of(policy_set)
     if given.calls is not None:
         return _check_stream(given, index, directory)
+    call, at_ns = call_of(given, directory)
+    decision = evaluate(index, call, at_ns)
+    print(json.dumps(answer(decision)) if as_json else "\n".join(pretty_lines(given, decision, at_ns)))
+    return YES if decision.verdict is Verdict.ALLOW else NO
+
+
+def call_of(given: argparse.Namespace, directory: Directory) -> tuple[Call, int]:
+    """Give the one call that the flags say, and when it is; raises UsageError that names the flag at fault."""
     at_ns = time.time_ns() if given.at is None else _instant(given.at)
     try:
-        call = directory.call(_asked(given))
+        return directory.call(_asked(given)), at_ns
     except AskedCallError as error:
         flag = "--header" if error.field == "headers" else f"--{error.field}"
         raise UsageError(f"{flag}: {error}" if error.field else str(error)) from error
-    decision = evaluate(index, call, at_ns)
-    print(json.dumps(answer(decision)) if as_json else _pretty(given, decision, at_ns))
-    return YES if decision.verdict is Verdict.ALLOW else NO
 
 
 def answer(decision: Decision) -> dict[str, Any]:
@@ -83,7 +88,8 @@ def answer(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _pretty(given: argparse.Namespace, decision: Decision, at_ns: int) -> str:
+def pretty_lines(given: argparse.Namespace, decision: Decision, at_ns: int) -> list[str]:
+    """Show an answer to a person, with the call that it answers."""
     what = f"grpc {given.grpc}" if given.grpc else f"{given.method} {given.path}"
     lines = [
         f"{decision.verdict}: {decision.reason}" + ("" if decision.policy is None else f", by `{decision.policy}`"),
@@ -93,10 +99,13 @@ def _pretty(given: argparse.Namespace, decision: Decision, at_ns: int) -> str:
     if decision.valid_until_ns is not None:
         then = Verdict.DENY if decision.verdict is Verdict.ALLOW else Verdict.ALLOW
         lines.append(f"  valid until  {rfc3339_from_ns(decision.valid_until_ns)} ({then} from then on)")
+    if decision.shadow is not None:
+        by = "" if decision.shadow.policy is None else f", by `{decision.shadow.policy}`"
+        lines.append(f"  if enforced  {decision.shadow.decision}: {decision.shadow.reason}{by}")
     if decision.route is not None:
         lines.append(f"  route        {decision.route}")
     lines.append(f"  revision     {decision.revision}")
-    return "\n".join(lines)
+    return lines
 
 
 def _asked(given: argparse.Namespace) -> AskedCall:
@@ -158,7 +167,7 @@ def _check_stream(given: argparse.Namespace, index: PolicyIndex, directory: Dire
 
 def _answer_lines(calls: BinaryIO, output: BinaryIO, index: PolicyIndex, directory: Directory, *, flush: bool) -> int:
     status = YES
-    for line in _lines(calls):
+    for line in lines_of(calls):
         try:
             asked, at_ns = asked_call_from_json(line)
             decision = evaluate(index, directory.call(asked), time.time_ns() if at_ns is None else at_ns)
@@ -171,12 +180,3 @@ def _answer_lines(calls: BinaryIO, output: BinaryIO, index: PolicyIndex, directo
             output.flush()
     output.flush()
     return status
-
-
-def _lines(calls: BinaryIO) -> Iterator[bytes]:
-    """Give the lines of a stream; of one that is too long for a call, only as much as shows that it is."""
-    while line := calls.readline(MAX_LINE_BYTES + 1):
-        yield line.rstrip(b"\r\n")
-        rest = line
-        while rest and not rest.endswith(b"\n"):
-            rest = calls.readline(io.DEFAULT_BUFFER_SIZE)

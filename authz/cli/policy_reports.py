@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from authz.policy.finding import Finding
     from authz.policy.policy_test import CaseResult
+    from authz.policy.rule_coverage import RuleCoverage
 
 _SARIF_SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 #: U+FFFE and the like are no characters of XML 1.0.
@@ -117,8 +118,8 @@ def _property(text: str) -> str:
 # --- tests ---------------------------------------------------------------------------------------------------------
 
 
-def test_report(results: Sequence[CaseResult], revision: str, output: str) -> str:
-    """Show the results of PolicyTests as `pretty`, `json` or `junit`."""
+def test_report(results: Sequence[CaseResult], revision: str, output: str, coverage: RuleCoverage | None) -> str:
+    """Show the results of PolicyTests as `pretty`, `json` or `junit`, and which rules they tried."""
     match output:
         case "json":
             return json.dumps(
@@ -127,12 +128,29 @@ def test_report(results: Sequence[CaseResult], revision: str, output: str) -> st
                     "passed": sum(result.passed for result in results),
                     "failed": sum(not result.passed for result in results),
                     "cases": [_case(result) for result in results],
+                    **({} if coverage is None else {"coverage": _coverage(coverage)}),
                 }
             )
         case "junit":
             return _junit(results)
         case _:
-            return _pretty_results(results)
+            return "\n".join([_pretty_results(results), *([] if coverage is None else _pretty_coverage(coverage))])
+
+
+def _coverage(coverage: RuleCoverage) -> dict[str, Any]:
+    return {
+        "rules": coverage.rules,
+        "tried": coverage.tried,
+        "untried": [
+            {"kind": each.kind.value, "policy": each.name, "path": each.path, "line": each.line}
+            for each in coverage.untried
+        ],
+    }
+
+
+def _pretty_coverage(coverage: RuleCoverage) -> list[str]:
+    never = (f"  never: the {each.kind} `{each.name}`  {each.path}:{each.line}" for each in coverage.untried)
+    return [f"{coverage.tried} of {coverage.rules} rules decided a case", *map(printable, never)]
 
 
 def _pretty_results(results: Sequence[CaseResult]) -> str:

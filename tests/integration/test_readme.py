@@ -129,7 +129,8 @@ def test_what_the_language_guide_calls_later_is_refused() -> None:
         parse_policy_set(
             [
                 SourceFile(
-                    path="g.yaml", content=b"apiVersion: authz/v1\nkind: Guardrail\nmetadata: {name: g}\nspec: {}\n"
+                    path="s.yaml",
+                    content=b"apiVersion: authz/v1\nkind: Service\nmetadata: {name: s}\nspec: {egress: {}}\n",
                 )
             ]
         )

@@ -244,6 +244,20 @@ def test_results_in_junit(policies: Any, run: Any) -> None:
     assert [len(case.findall("failure")) for case in cases] == [0, 1]
 
 
+def test_rules_that_no_case_was_decided_by_are_named(policies: Any, run: Any) -> None:
+    folder = policies(*GOOD, rule("untried", operations="all"), document("PolicyTest", "t", CASES))
+    status, out, _ = run("test", folder, "--coverage", "-o", "pretty")
+    assert status == 1
+    assert out.splitlines()[-2:] == [
+        "1 of 2 rules decided a case",
+        f"  never: the MicroPolicy `untried`  {folder}/set.yaml:21",
+    ]
+    result = json.loads(run("test", folder, "--coverage", "-o", "json")[1])
+    untried = [{"kind": "MicroPolicy", "policy": "untried", "path": f"{folder}/set.yaml", "line": 21}]
+    assert result["coverage"] == {"rules": 2, "tried": 1, "untried": untried}
+    assert "coverage" not in json.loads(run("test", folder, "-o", "json")[1])
+
+
 # --- lint
 
 
