@@ -33,7 +33,6 @@ class FaultCode(StrEnum):
     SCHEMA = "schema"
     REFERENCE = "reference"
     CONFLICT = "conflict"
-    UNSUPPORTED = "unsupported"
 
 
 @dataclass(frozen=True, slots=True, order=True)

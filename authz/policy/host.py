@@ -69,6 +69,41 @@ class ThirdPartyHost:
         return f"{'*.' if self.wildcard else ''}{self.name}{port}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """Where a Service may open opaque tunnels to: one host of a ThirdParty, and one port."""
+
+    name: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Tunnel:
+        """Read `host:port`; raises HostError that says what is wrong with it."""
+        host = ThirdPartyHost.parse(text)
+        if host.wildcard:
+            raise HostError(f"{quoted(text)}: a tunnel leads to one host, without `*`; name each")
+        if host.port is None:
+            raise HostError(f"{quoted(text)}: a tunnel leads to one port; write `{host.name}:443`, or another one")
+        return cls(name=host.name, port=host.port)
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.port}"
+
+
+def parse_dns_name(text: str) -> str:
+    """Read a name that stands in a certificate and give it as it is compared; raises HostError."""
+    name = canonical_name(text)
+    if not text.isascii():
+        raise HostError(f"{quoted(text)}: a DNS name is ASCII; write it in its xn-- form")
+    if ":" in text or _ENDS_IN_NUMBER.fullmatch(name):
+        raise HostError(f"{quoted(text)}: a DNS name is a name, without port and no IP address")
+    if "*" in text:
+        raise HostError(f"{quoted(text)}: a caller is known by exact names, without `*`")
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
+        raise HostError(f"{quoted(text)} is no DNS name")
+    return name
+
+
 def parse_service_host(text: str) -> str:
     """Read an entry of a Service's `hosts` and give it as it is compared; raises HostError."""
     name = canonical_name(text)

@@ -49,7 +49,8 @@ EVERY_OPERATION: Final = HttpOperation(methods=ALL, paths=ALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiEntry:
-    """One named operation of a Service."""
+    """One named operation of a Service; `long_lived`: one call of it may last longer than an ordinary request."""
 
     name: str
     operation: HttpOperation | GrpcOperation
+    long_lived: bool = False

@@ -1,19 +1,21 @@
-"""Whose every trust domain, identity and host is: each has one owner in its set, or the set has a fault.
+"""Whose every trust domain, identity, certificate and host is: each has one owner, or the set has a fault.
 
 Reads the documents themselves, not their values: a document with another fault still owns what it says it owns.
 
-# INVARIANT (one owner): in a set that passes, every SPIFFE ID and every host has at most one owner.
+# INVARIANT (one owner): in a set that passes, every SPIFFE ID, every name in certificates of one authority and every
+# host has at most one owner.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from posixpath import normpath
 from typing import TYPE_CHECKING, TypeAlias
 
 from authz.errors import AuthzError
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
 from authz.policy.errors import FaultCode, nearest, quoted
-from authz.policy.host import ThirdPartyHost, parse_service_host
+from authz.policy.host import ThirdPartyHost, parse_dns_name, parse_service_host
 from authz.policy.identity_pattern import IdentityPattern, IdentityTable
 from authz.policy.revocation import parse_revocation
 from authz.policy.schema import Kind
@@ -41,6 +43,7 @@ def ownership_faults(placed: Sequence[Placed]) -> Iterator[Fault]:
         for each in placed:
             yield from _foreign_identities(each, known)
     yield from _identity_faults(placed)
+    yield from _certificate_faults(placed)
     yield from _host_faults(placed)
 
 
@@ -53,18 +56,22 @@ def _parsed(each: Placed, parse: Callable[[str], T], *keys: Key) -> Iterator[tup
             continue
 
 
+def _parsed_one(each: Placed, parse: Callable[[str], T], *place: Key) -> Iterator[tuple[_Place, T]]:
+    """Give the value of a text, if it is there and is one."""
+    text = each.document.text(*place)
+    try:
+        if text is not None:
+            yield place, parse(text)
+    except AuthzError:
+        return
+
+
 # --- trust domains -------------------------------------------------------------------------------------------------
 
 
 def _federated(mesh: Placed) -> Iterator[tuple[_Place, TrustDomain]]:
     for entry in mesh.document.places("spec", "federates"):
-        place = (*entry, "trustDomain")
-        text = mesh.document.text(*place)
-        try:
-            if text is not None:
-                yield place, TrustDomain.parse(text)
-        except AuthzError:
-            continue
+        yield from _parsed_one(mesh, TrustDomain.parse, *entry, "trustDomain")
 
 
 def _known_trust_domains(meshes: Sequence[Placed]) -> frozenset[TrustDomain] | None:
@@ -102,6 +109,11 @@ def _foreign_identities(each: Placed, known: frozenset[TrustDomain]) -> Iterator
             named += [
                 (place, found.trust_domain) for place, found in _parsed(each, parse_revocation, "spec", "revoked")
             ]
+            for entry in each.document.places("spec", "federates"):
+                named += [
+                    (place, found.trust_domain)
+                    for place, found in _parsed_one(each, SpiffeId.parse, *entry, "endpoint", "spiffeId")
+                ]
         case Kind.SERVICE | Kind.THIRD_PARTY:
             patterns = _parsed(each, IdentityPattern.parse, "spec", "identities")
             named += [(place, found.trust_domain) for place, found in patterns]
@@ -147,6 +159,29 @@ def _identity_faults(placed: Sequence[Placed]) -> Iterator[Fault]:
                     "can match the same ID; make one of them more literal"
                 )
                 yield each.fault(place, message, FaultCode.CONFLICT)
+
+
+# --- certificates ------------------------------------------------------------------------------------------------
+
+
+def _certificate_faults(placed: Sequence[Placed]) -> Iterator[Fault]:
+    """Find names of certificates of one authority that stand twice."""
+    owners: dict[tuple[str, str, str], tuple[Placed, _Place]] = {}
+    for each in placed:
+        if each.kind is not Kind.THIRD_PARTY:
+            continue
+        for entry in each.document.places("spec", "certificates"):
+            authority = normpath(each.document.text(*entry, "authority") or "")
+            names = [("dns", *found) for found in _parsed(each, parse_dns_name, *entry, "dns")]
+            names += [("uri", *found) for found in each.document.texts(*entry, "uri")]
+            for kind, place, name in names:
+                owner, owned = owners.setdefault((authority, kind, name), (each, place))
+                if (owner, owned) != (each, place):
+                    message = (
+                        f"certificates of {quoted(authority)} with the name {quoted(name)} are already those of "
+                        f"{quoted(owner.name)} in {owner.where(*owned)}"
+                    )
+                    yield each.fault(place, message, FaultCode.CONFLICT)
 
 
 # --- hosts ---------------------------------------------------------------------------------------------------------

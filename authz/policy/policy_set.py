@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from authz.policy.document import MAX_SET_BYTES, read_documents
 from authz.policy.errors import MAX_FAULTS, MAX_FAULTS_AT_ONCE, Fault, FaultCode, PolicySetFaults, nearest, quoted
+from authz.policy.field_reading import Fields
 from authz.policy.garbage import collector_at_rest
 from authz.policy.ownership import ownership_faults
 from authz.policy.placed import Placed
@@ -34,7 +35,6 @@ from authz.policy.schema import (
     ThirdParty,
 )
 from authz.policy.schema_faults import schema_faults
-from authz.policy.schema_fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -54,6 +54,8 @@ class _References:
             match each.kind:
                 case Kind.SERVICE:
                     yield from _unique_api_names(each)
+                    for place, name in each.document.texts("spec", "forwarders"):
+                        yield from self._exists(each, place, Kind.SERVICE, name)
                 case Kind.MICRO_POLICY | Kind.GUARDRAIL:
                     yield from self._selectors(each)
                 case Kind.POLICY_TEST:
@@ -100,7 +102,9 @@ class _References:
         if name in self._names[kind] or name in self._perhaps:
             return
         other = Kind.THIRD_PARTY if kind is Kind.SERVICE else Kind.SERVICE
-        if name in self._names[other]:
+        if name in self._names[other] and place[-2:-1] == ("forwarders",):
+            hint = f"; it is a {other}, and only Services present tokens of others"
+        elif name in self._names[other]:
             field = "thirdParties" if other is Kind.THIRD_PARTY else "services"
             hint = f"; it is a {other}, so it stands under `{field}`"
         else:

@@ -3,9 +3,6 @@
 Decides everything that one document alone can decide. What needs a second document (names that must exist, trust
 domains, owners of identities and hosts) is decided in `references`. Nothing is coerced and nothing is optional by
 accident: an unknown field, a wrong type, an empty list is a fault, and all of them are found in one pass.
-
-What the language has and this version does not is accepted nowhere: a field of the type `NotSupported` is a fault
-that says so, and becomes an ordinary field in its place here.
 """
 
 from __future__ import annotations
@@ -15,9 +12,11 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from authz.policy.evidence_fields import Attestation, BundleEndpoint, CertificateNames, EndpointProfile, FileField
+from authz.policy.field_reading import Fields, problem
+from authz.policy.operation_fields import ApiField, OperationsField  # noqa: TC001 pydantic reads the annotations
 from authz.policy.route import PathShape  # noqa: TC001 same
 from authz.policy.schema_fields import (
-    ApiField,
     AskedCallField,
     Attributes,
     AttributeSelector,
@@ -27,23 +26,20 @@ from authz.policy.schema_fields import (
     Evidence,
     EvidenceField,
     ExpectationField,
-    Fields,
     Identities,
     InstantField,
     Mode,
     ModeField,
     Name,
     Names,
-    NotSupported,
-    OperationsField,
     RevocationField,
     ServiceHostField,
     ShapeField,
     ThirdPartyHostField,
     TlsField,
     TrustDomainField,
+    TunnelField,
     WindowField,
-    problem,
 )
 from authz.policy.window import ALWAYS
 from authz.request import TlsVersion
@@ -91,13 +87,16 @@ class Federation(Fields):
     """A trust domain that is not ours, and whose workloads may be known here; `bundle` is the file of its roots."""
 
     trust_domain: TrustDomainField
-    bundle: str | None = None
-    endpoint: NotSupported = None
+    bundle: FileField | None = None
+    endpoint: BundleEndpoint | None = None
 
     @model_validator(mode="after")
     def _has_authorities(self) -> Self:
-        if not self.bundle:
-            raise problem("`bundle` is required: the file with the authorities of the trust domain")
+        if self.bundle is None and self.endpoint is None:
+            raise problem("one of `bundle` and `endpoint` is required: where the trust domain's authorities are")
+        if self.bundle is None and self.endpoint is not None and self.endpoint.profile is EndpointProfile.HTTPS_SPIFFE:
+            # SPIFFE Federation 5.2.2: the server is verified by the bundle that is there already.
+            raise problem("`bundle` is required with `https_spiffe`: the endpoint's server is verified by it")
         return self
 
 
@@ -144,6 +143,12 @@ class _Destination(Fields):
         return frozenset() if self.paths is None else frozenset(self.paths.allow)
 
 
+class Egress(Fields):
+    """What a Service may do outside of policies about requests: the opaque tunnels that it may open."""
+
+    connect: Annotated[tuple[TunnelField, ...], Field(min_length=1)]
+
+
 class ServiceSpec(_Destination):
     """A workload that calls and is called."""
 
@@ -151,10 +156,15 @@ class ServiceSpec(_Destination):
     api: Annotated[tuple[ApiField, ...], Field(min_length=1)] = ()
     hosts: Annotated[tuple[ServiceHostField, ...], Field(min_length=1)] = ()
     accepts: Annotated[tuple[EvidenceField, ...], Field(min_length=1)] = (Evidence.X509_SVID,)
-    forwarders: NotSupported = None
+    forwarders: Names = ()
     mode: ModeField | None = None
-    egress: NotSupported = None
-    attest: NotSupported = None
+    egress: Egress | None = None
+    attest: Annotated[tuple[Attestation, ...], Field(min_length=1)] = ()
+
+    @property
+    def tunnels(self) -> frozenset[tuple[str, int]]:
+        """The hosts and ports that it may open opaque tunnels to."""
+        return frozenset() if self.egress is None else frozenset((each.name, each.port) for each in self.egress.connect)
 
 
 class Service(Named, ServiceSpec):
@@ -165,15 +175,17 @@ class ThirdPartySpec(_Destination):
     """A service outside the mesh, and when it is commissioned."""
 
     identities: Identities = ()
-    certificates: NotSupported = None
+    certificates: Annotated[tuple[CertificateNames, ...], Field(min_length=1)] = ()
     hosts: Annotated[tuple[ThirdPartyHostField, ...], Field(min_length=1)] = ()
     window: BothDatesField
     tls: TlsField = TlsVersion.TLS_1_2
 
     @model_validator(mode="after")
     def _is_reachable(self) -> Self:
-        if not self.identities and not self.hosts:
-            raise problem("at least one of `identities` (it calls) and `hosts` (it is called) is required")
+        if not self.identities and not self.certificates and not self.hosts:
+            raise problem(
+                "at least one of `identities`, `certificates` (it calls) and `hosts` (it is called) is required"
+            )
         return self
 
 

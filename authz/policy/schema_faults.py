@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
 from authz.policy.errors import MAX_FAULTS_AT_ONCE, Fault, FaultCode, nearest, quoted
-from authz.policy.schema_fields import NOT_SUPPORTED, Fields, written_as
+from authz.policy.field_reading import Fields, written_as
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -41,8 +41,6 @@ def _fault(document: Document, prefix: tuple[Key, ...], details: ErrorDetails, m
     context: dict[str, Any] = details.get("ctx") or {}
     keys = (*prefix, *_known_keys(document, prefix, (*details["loc"], *context.get("at", ()))))
     code: FaultCode = context.get("code", FaultCode.SCHEMA)
-    if details["type"] == "authz" and context["message"] == NOT_SUPPORTED:
-        return document.fault_at_key(keys, f"`{keys[-1]}` is {NOT_SUPPORTED}", code)
     if details["type"] == "extra_forbidden":
         return document.fault_at_key(keys, _unknown_field(str(keys[-1]), details["loc"], model))
     return document.fault(keys, _message(details, context, document.node(*keys).value), code)
@@ -63,6 +61,8 @@ def _message(details: ErrorDetails, context: dict[str, Any], value: Value) -> st
             message = f"must be a mapping, not {_article(value)}"
         case "too_long":
             message = f"at most {context['max_length']} entries are allowed; write fewer, or several documents"
+        case "int_type":
+            message = f"must be a number, not {_article(value)}"
         case "bool_type":
             message = f"must be `true` or `false`, not {_article(value)}"
         case _:

@@ -88,6 +88,11 @@ _KEYWORDS: dict[str, Any] = {
     "required": lambda wanted, value, _root, at, _: _said(
         not isinstance(value, dict) or all(name in value for name in wanted), at, f"required {wanted}"
     ),
+    "minLength": lambda wanted, value, _root, at, _: _said(
+        not isinstance(value, str) or len(value) >= wanted, at, "minLength"
+    ),
+    "minimum": lambda wanted, value, _root, at, _: _said(not isinstance(value, int) or value >= wanted, at, "minimum"),
+    "maximum": lambda wanted, value, _root, at, _: _said(not isinstance(value, int) or value <= wanted, at, "maximum"),
     "minItems": lambda wanted, value, _root, at, _: _said(
         not isinstance(value, list) or len(value) >= wanted, at, "minItems"
     ),
