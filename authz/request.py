@@ -40,7 +40,11 @@ class Call:
     `host` is the Host or :authority header as received; it names the destination of an outbound call and selects
     nothing inbound. `path` is the raw request target: still encoded, with its query. `headers` are in order, with
     lower-case names and repeats kept. `tls` is None where the connection's version is not known. `serial` is the
-    serial number, in hex, of the certificate that proved the caller; None where there was none.
+    serial number, in hex, of the certificate of whoever opened the connection; None where there was none.
+
+    `third_party` names the ThirdParty that a certificate without SPIFFE ID proved; it counts where `caller` is None.
+    `presenter` is the X.509 peer of a call whose `caller` is the subject of a verified JWT-SVID; None where the
+    caller speaks for itself.
     """
 
     direction: Direction
@@ -53,3 +57,5 @@ class Call:
     tls: TlsVersion | None = None
     address: str = ""
     serial: str | None = None
+    third_party: str | None = None
+    presenter: SpiffeId | None = None

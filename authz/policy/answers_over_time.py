@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from authz.decision import Reason, Verdict
 from authz.policy.changed_call import Change, Span
 from authz.policy.errors import PolicyError
-from authz.policy.evaluation import evaluate
+from authz.policy.evaluation import CONNECT, evaluate, is_closed_tunnel
 from authz.policy.host import requested_host
 from authz.policy.party import GRPC_METHOD
 from authz.policy.route import is_grpc_content_type, path_segments
@@ -84,6 +84,8 @@ class AnswersOverTime:
         reason = self._answer(index, call, self._now_ns).reason
         party = destination_of(index, call.direction, call.service, call.host)
         segments = None if party is None else path_segments(call.path, party.path_shapes)
+        if call.method == CONNECT:
+            segments = [""]  # whatever its path is, it counts as `/`
         if reason in _TIMELESS or party is None or segments is None or call.caller is None:
             return _Standing(signature=(reason,), edges_ns=frozenset())
         owner = index.owner(call.caller)
@@ -101,6 +103,7 @@ class AnswersOverTime:
                 frozenset((guard.name, guard.forbids(tls)) for guard in guards),
                 frozenset(each.name for each in parties),
                 party.observed,
+                is_closed_tunnel(call, owner, party),
             ),
             edges_ns=frozenset(
                 edge for window in windows for edge in (window.opens_ns, window.closes_ns) if edge is not None

@@ -64,7 +64,7 @@ class Directory:
 
     def call(self, asked: AskedCall) -> Call:
         """Give the Call that was asked about; raises AskedCallError that says what to give instead."""
-        caller = self._caller(asked.caller)
+        caller, third_party = self._caller(asked.caller)
         method, path, headers = _operation(asked)
         service, direction, host = self._destination(asked)
         if direction is Direction.OUTBOUND:
@@ -85,23 +85,28 @@ class Directory:
             headers=headers,
             # The version of an outbound call is the destination's, whatever was asked.
             tls=(asked.tls or TlsVersion.TLS_1_3) if direction is Direction.INBOUND else None,
+            third_party=third_party,
         )
 
-    def _caller(self, name: str | None) -> SpiffeId | None:
+    def _caller(self, name: str | None) -> tuple[SpiffeId | None, str | None]:
+        """Give the SPIFFE ID of the caller, or the name of a ThirdParty that has none and is known by certificates."""
         if not name:
-            return None
+            return None, None
         if name.startswith(_SPIFFE):
             try:
-                return SpiffeId.parse(name)
+                return SpiffeId.parse(name), None
             except IdentityError as error:
                 raise AskedCallError(str(error), field="from") from error
-        owner = self.services.get(name) or self.third_parties.get(name)
+        third_party = self.third_parties.get(name)
+        owner = self.services.get(name) or third_party
         if owner is None:
             hint = nearest(name, [*self.services, *self.third_parties])
             raise AskedCallError(f"there is no Service or ThirdParty {quoted(name)}{hint}", field="from")
         for pattern in owner.identities:
             if pattern.exact is not None:
-                return pattern.exact
+                return pattern.exact, None
+        if third_party is not None and third_party.certificates:
+            return None, third_party.name
         example = f", such as {quoted(str(owner.identities[0]))} with a value for each `*`" if owner.identities else ""
         raise AskedCallError(f"{quoted(name)} has no exact identity; give a SPIFFE ID{example}", field="from")
 

@@ -62,9 +62,12 @@ class Lack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownCall:
-    """A well-formed call of a known caller to a known destination; `owner` is None for a caller without a name."""
+    """A well-formed call of a verified caller to a known destination.
 
-    caller: SpiffeId
+    `owner` is None for a caller without a name, `caller` for a ThirdParty without SPIFFE ID: one of them is there.
+    """
+
+    caller: SpiffeId | None
     owner: Party | None
     destination: Party
     method: str
@@ -138,7 +141,9 @@ def _selects_caller(selector: CallerSelector, call: KnownCall) -> bool:
     named = (*selector.services, *selector.third_parties)
     if named and name not in named:
         return False
-    if selector.identities and not any(pattern.matches(call.caller) for pattern in selector.identities):
+    if selector.identities and (
+        call.caller is None or not any(pattern.matches(call.caller) for pattern in selector.identities)
+    ):
         return False
     return not selector.attributes or (owner is not None and not _missing(owner.attributes, selector.attributes))
 
@@ -154,7 +159,7 @@ def _caller_lack(selectors: Sequence[CallerSelector], call: KnownCall) -> Lack:
     if len(selectors) == 1 and wrong[0] and not (selectors[0].services or selectors[0].third_parties):
         found += f" with {wrong[0]}"
     elif any(selector.identities for selector in selectors):
-        found += f", {quoted(str(call.caller))}"
+        found += ", which has no SPIFFE ID" if call.caller is None else f", {quoted(str(call.caller))}"
     return Lack(field=CallField.CALLER, found=found, wanted=wanted)
 
 

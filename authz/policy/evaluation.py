@@ -9,6 +9,7 @@ What the rules that match say of it is decided in `ruling` (steps 4 to 8), until
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from authz.decision import Decision, Reason, Shadow, Verdict
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from authz.policy.party import Entry, Guard, Party, Rule
     from authz.request import Call, TlsVersion
 
-#: Opaque tunnels: outbound only, and only where the caller's Service says so.
+#: Opens an opaque tunnel: outbound only, and only where the caller's Service says so.
 CONNECT: Final = "CONNECT"
 
 
@@ -38,15 +39,14 @@ def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
     segments = _decoded_path(asked)
     if segments is None:
         return asked.answer(Reason.MALFORMED)  # step 1
-    identity = call.caller
-    if identity is None or index.is_revoked(identity, call.serial):
+    if _is_unidentified(asked):
         return asked.answer(Reason.UNIDENTIFIED)  # step 2
-    if _is_untrusted(asked, identity):
+    if _is_untrusted(asked):
         return asked.answer(Reason.UNTRUSTED)  # step 2
     destination = asked.destination
     if destination is None:
         return asked.answer(Reason.UNKNOWN_DESTINATION)  # step 3
-    return _decided(asked, identity, destination, segments, now_ns)  # steps 4 to 8
+    return _decided(asked, destination, segments, now_ns)  # steps 4 to 8
 
 
 def call_facts(index: PolicyIndex, call: Call, destination: Party, segments: list[str]) -> CallFacts:
@@ -62,8 +62,8 @@ class _Asked:
     def __init__(self, index: PolicyIndex, call: Call) -> None:
         self.index = index
         self.call = call
-        self.caller = None if call.caller is None else index.owner(call.caller)
-        self.destination = _destination(index, call)
+        self.caller = index.certified(call.third_party) if call.caller is None else index.owner(call.caller)
+        self.destination = called_party(index, call)
 
     def answer(
         self,
@@ -97,7 +97,7 @@ def _names(party: Party | None) -> tuple[str | None, str | None]:
     return (party.name, None) if party.is_service else (None, party.name)
 
 
-def _destination(index: PolicyIndex, call: Call) -> Party | None:
+def called_party(index: PolicyIndex, call: Call) -> Party | None:
     """Find what is called: inbound the Service whose sidecar asks, outbound what the host names."""
     if call.direction is Direction.INBOUND:
         return index.service(call.service)
@@ -116,26 +116,64 @@ def _decoded_path(asked: _Asked) -> list[str] | None:
     return path_segments(call.path, NO_SHAPES if asked.destination is None else asked.destination.path_shapes)
 
 
-def _is_untrusted(asked: _Asked, identity: SpiffeId) -> bool:
+def _is_unidentified(asked: _Asked) -> bool:
+    """Step 2: whether nothing that the destination accepts proves who calls, or what does is revoked."""
+    call, destination = asked.call, asked.destination
+    if call.presenter is not None:
+        return not _is_presented(asked.index, call, call.presenter, destination)
+    if destination is not None and not destination.accepts_x509:
+        return True
+    identity = call.caller
+    if identity is None:
+        return asked.caller is None  # a ThirdParty that a certificate proves has no SPIFFE ID
+    return asked.index.is_revoked(identity, call.serial)
+
+
+def _is_presented(index: PolicyIndex, call: Call, presenter: SpiffeId, destination: Party | None) -> bool:
+    """Whether a JWT-SVID proves the caller: where one is accepted, from its own subject or from a forwarder."""
+    if destination is None or not destination.accepts_jwt or call.caller is None:
+        return False
+    # The certificate of the connection is the presenter's, and so is its serial number.
+    if index.is_revoked(call.caller, None) or index.is_revoked(presenter, call.serial):
+        return False
+    if presenter == call.caller:
+        return True
+    owner = index.owner(presenter)
+    return owner is not None and owner.is_service and owner.name in destination.forwarders
+
+
+def _is_untrusted(asked: _Asked) -> bool:
     """Step 2: whether an identity is verified, but neither of an own trust domain nor known by name.
 
     Whoever is known by name is of an own or a federated trust domain: a set in which it is otherwise has a fault.
     """
-    return asked.caller is None and identity.trust_domain not in asked.index.trust_domains
+    identity = asked.call.caller
+    return asked.caller is None and identity is not None and identity.trust_domain not in asked.index.trust_domains
 
 
-def _decided(asked: _Asked, identity: SpiffeId, destination: Party, segments: list[str], now_ns: int) -> Decision:
+def is_closed_tunnel(call: Call, caller: Party | None, destination: Party) -> bool:
+    """Whether a call would open an opaque tunnel that its caller may not open, whatever a rule allows."""
+    if call.method != CONNECT:
+        return False
+    if caller is None or destination.is_service:
+        return True
+    return requested_host(call.host) not in caller.tunnels
+
+
+def _decided(asked: _Asked, destination: Party, segments: list[str], now_ns: int) -> Decision:
     """Give what the rules say (steps 4 to 8), until when, and what they would say if all of them were enforced."""
     call, index = asked.call, asked.index
     is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(
         [value for name, value in call.headers if name == "content-type"]
     )
-    units = index.units(identity, asked.caller)
+    units = index.units(call.caller, asked.caller)
     guards = index.guards(units, destination, call.method, segments)
     parties = [party for party in (asked.caller, destination) if party is not None and not party.is_service]
     entries = index.matching_entries(units, destination, call.method, segments, is_grpc=is_grpc)
     if index.has_conditions:
         entries, guards = _whose_conditions_hold(asked, destination, segments, entries, guards)
+    if call.presenter is not None:
+        guards = list({guard.name: guard for guard in (*guards, *_of_presenter(asked, destination, segments))}.values())
     rules = [entry.rule for entry in entries]
     forbidding: Sequence[Guard] = ()
     limiting: Sequence[Guard] = ()
@@ -149,8 +187,7 @@ def _decided(asked: _Asked, identity: SpiffeId, destination: Party, segments: li
         forbidding=forbidding,
         limiting=limiting,
         observed=destination.observed,
-        # A tunnel needs the caller's `egress.connect` beside a rule, which is not supported yet: none is opened.
-        closed_tunnel=call.method == CONNECT,
+        closed_tunnel=call.method == CONNECT and is_closed_tunnel(call, asked.caller, destination),
     )
     shadow: Shadow | None = None
     if index.observes and matched.observes_something:
@@ -166,6 +203,22 @@ def _decided(asked: _Asked, identity: SpiffeId, destination: Party, segments: li
         _route(call, destination, segments, [entry for entry in entries if entry.rule is ruling.rule], is_grpc=is_grpc),
         shadow,
     )
+
+
+def of_presenter(call: Call) -> Call:
+    """Give a call as that of whoever presented its caller's token: Guardrails are judged for both."""
+    return replace(call, caller=call.presenter, presenter=None)
+
+
+def _of_presenter(asked: _Asked, destination: Party, segments: list[str]) -> list[Guard]:
+    """Give the guards that mean the call as its presenter's."""
+    index, call = asked.index, of_presenter(asked.call)
+    presented = _Asked(index, call)
+    units = index.units(call.caller, presented.caller)
+    guards = index.guards(units, destination, call.method, segments)
+    if index.has_conditions:
+        _, guards = _whose_conditions_hold(presented, destination, segments, [], guards)
+    return guards
 
 
 def _tls(call: Call, destination: Party) -> TlsVersion | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from authz.decision import Reason
 from authz.policy.compared_rule import condition_in_words
 from authz.policy.errors import quoted
-from authz.policy.evaluation import CONNECT
+from authz.policy.evaluation import CONNECT, is_closed_tunnel
 from authz.policy.ruling import takes_out
 from authz.policy.schema import Kind
 from authz.policy.window import HORIZON_NS, WindowState
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from authz.policy.compared_rule import KnownCall
+    from authz.policy.condition import CallFacts
     from authz.policy.index import PolicyIndex
     from authz.policy.party import Guard, Party, Rule
     from authz.policy.policy_set import PolicySet
@@ -49,14 +50,17 @@ class Step:
 
 
 class ExplainedRuling:
-    """Steps 4 to 8 over one call between known parties, with the modes as written or all of them `enforce`."""
+    """Steps 4 to 8 over one call between known parties, with the modes as written or all of them `enforce`.
+
+    `judged` is the call as its caller's; and, behind it, as that of the caller's presenter, if it has one.
+    """
 
     def __init__(
         self,
         policy_set: PolicySet,
         index: PolicyIndex,
         call: Call,
-        known: KnownCall,
+        judged: Sequence[KnownCall],
         destination: Party,
         *,
         now_ns: int,
@@ -65,19 +69,29 @@ class ExplainedRuling:
         self._set = policy_set
         self._now_ns = now_ns
         self._destination = destination
+        known = judged[0]
         self._facts = known.facts
         self._every_mode_enforced = every_mode_enforced
         self._observed = destination.observed and not every_mode_enforced
-        self._is_tunnel = call.method == CONNECT
+        owner = _owner(index, call, known)
+        self._tunnel = _tunnel_in_words(call, owner, destination) if call.method == CONNECT else None
         self._tls = call.tls if call.direction is Direction.INBOUND else destination.tls
-        owner = index.owner(known.caller)
         self._parties = [party for party in (owner, destination) if party is not None and not party.is_service]
         units = index.units(known.caller, owner)
         segments = list(known.segments)
-        meant = sorted(index.guards(units, destination, call.method, segments), key=lambda guard: guard.name)
+        #: the facts by which a Guardrail is judged: those of the caller or, where it is about that, of the presenter
+        self._judged_by: dict[str, CallFacts] = {}
+        meant: dict[str, Guard] = {}
+        for each in judged:
+            whose = index.units(each.caller, _owner(index, call, each))
+            for guard in index.guards(whose, destination, call.method, segments):
+                meant[guard.name] = guard
+                if guard.name not in self._judged_by or guard.matches(each.facts):
+                    self._judged_by[guard.name] = each.facts
         #: what matches the call, whatever the time; of those that have conditions, those whose conditions hold
-        self._guards = [guard for guard in meant if guard.matches(known.facts)]
-        self._guards_left_out = [guard for guard in meant if guard not in self._guards]
+        guards = [meant[name] for name in sorted(meant)]
+        self._guards = [guard for guard in guards if guard.matches(self._judged_by[guard.name])]
+        self._guards_left_out = [guard for guard in guards if guard not in self._guards]
         entries = index.matching_entries(units, destination, call.method, segments, is_grpc=known.is_grpc)
         rules = {entry.rule.name: entry.rule for entry in entries}
         self._rules = [rules[name] for name in sorted(rules) if rules[name].matches(known.facts)]
@@ -109,7 +123,10 @@ class ExplainedRuling:
                 found = f"{name} forbids it{self._why_forbidden(guard)}"
                 return Step(number=4, name="guardrails", found=found, reason=Reason.GUARDRAIL, policy=guard.name)
             told.append(f"{name} {self._why_not_forbidden(guard, forbids=forbids)}{self._unanswered(guard)}")
-        told += [f"{quoted(guard.name)} does not match: {self._failed(guard)}" for guard in self._guards_left_out]
+        told += [
+            f"{quoted(guard.name)} does not match: {self._failed(guard, self._judged_by[guard.name])}"
+            for guard in self._guards_left_out
+        ]
         return Step(number=4, name="guardrails", found="; ".join(told[:MAX_MATCHED]) or "no Guardrail matches")
 
     def _why_forbidden(self, guard: Guard) -> str:
@@ -119,11 +136,12 @@ class ExplainedRuling:
 
     def _unanswered(self, guard: Guard) -> str:
         """Say why a Guardrail matches of which a condition does not hold: one of them has no answer."""
-        failed = self._failed(guard)
+        failed = self._failed(guard, self._judged_by[guard.name])
         return f"; it matches, because a condition has no answer: {failed}" if failed else ""
 
-    def _failed(self, rule: Rule) -> str:
-        words = (condition_in_words(each, self._facts) for each in rule.conditions)
+    @staticmethod
+    def _failed(rule: Rule, facts: CallFacts) -> str:
+        words = (condition_in_words(each, facts) for each in rule.conditions)
         return ", ".join(each for each in words if each is not None)
 
     def _why_not_forbidden(self, guard: Guard, *, forbids: bool) -> str:
@@ -166,9 +184,8 @@ class ExplainedRuling:
         ]
 
     def _allowed(self) -> Step:
-        if self._is_tunnel:
-            found = "a tunnel needs `egress.connect`, which this version does not have: no rule matches"
-            return Step(number=6, name="rules", found=found)
+        if self._tunnel is not None:
+            return Step(number=6, name="rules", found=f"no rule opens the tunnel: {self._tunnel}")
         free = [rule for rule in self._enforced if not self._limiting(rule)]
         open_ = [rule for rule in free if rule.window.is_open(self._now_ns)]
         if open_:
@@ -206,7 +223,7 @@ class ExplainedRuling:
             names = ", ".join(quoted(rule.name) for rule in observing[:MAX_MATCHED])
             found += f"; only recorded, in observe mode: {names}"
         for rule in self._rules_left_out[:MAX_MATCHED]:
-            found += f"; {quoted(rule.name)} does not match: {self._failed(rule)}"
+            found += f"; {quoted(rule.name)} does not match: {self._failed(rule, self._facts)}"
         return found
 
     def _taken_out(self, guard: Guard) -> str:
@@ -219,7 +236,7 @@ class ExplainedRuling:
     # --- steps 7 and 8
 
     def _windows(self) -> Step:
-        free = [] if self._is_tunnel else [rule for rule in self._enforced if not self._limiting(rule)]
+        free = [] if self._tunnel is not None else [rule for rule in self._enforced if not self._limiting(rule)]
         if not free:
             return Step(number=7, name="windows", found="there is no window to wait for")
         first = min(free, key=lambda rule: (*_distance(rule.window, self._now_ns), rule.name))
@@ -233,7 +250,7 @@ class ExplainedRuling:
         return Step(number=7, name="windows", found=found, reason=reason, policy=first.name)
 
     def _otherwise(self) -> Step:
-        if self._observed and not self._is_tunnel:
+        if self._observed and self._tunnel is None:
             found = f"{quoted(self._destination.name)} is in observe mode: what no MicroPolicy allows goes on"
             return Step(number=8, name="otherwise", found=found, reason=Reason.OBSERVED)
         found = "what no MicroPolicy allows is denied"
@@ -250,6 +267,21 @@ class ExplainedRuling:
     def _where(self, kind: Kind, name: str) -> str:
         document = self._set.documents[kind, name]
         return f"{document.path}:{document.root.line}"
+
+
+def _owner(index: PolicyIndex, call: Call, known: KnownCall) -> Party | None:
+    return index.certified(call.third_party) if known.caller is None else index.owner(known.caller)
+
+
+def _tunnel_in_words(call: Call, caller: Party | None, destination: Party) -> str | None:
+    """Say why a tunnel is not the caller's to open; None where it is."""
+    if not is_closed_tunnel(call, caller, destination):
+        return None
+    if destination.is_service:
+        return f"{quoted(destination.name)} is a Service, and tunnels lead to ThirdParties only"
+    if caller is None or not caller.is_service:
+        return "only Services open tunnels, by their `egress.connect`"
+    return f"{quoted(call.host)} is not in `egress.connect` of {quoted(caller.name)}"
 
 
 def _distance(window: Window, now_ns: int) -> tuple[int, int]:

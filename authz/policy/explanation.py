@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from authz.decision import Reason
 from authz.policy.compared_rule import CallField, KnownCall, compared
 from authz.policy.errors import nearest, quoted
-from authz.policy.evaluation import CONNECT, call_facts, evaluate
+from authz.policy.evaluation import CONNECT, call_facts, called_party, evaluate, of_presenter
 from authz.policy.explained_ruling import ExplainedRuling, Step
 from authz.policy.host import DEFAULT_PORTS, is_well_formed, requested_host
 from authz.policy.malformed import why_malformed
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from authz.identity.spiffe_id import SpiffeId
     from authz.policy.compared_rule import ComparedRule, Party
     from authz.policy.index import PolicyIndex
-    from authz.policy.party import Party as IndexedParty
     from authz.policy.policy_set import PolicySet
     from authz.policy.route import PathShape
     from authz.request import Call
@@ -131,9 +130,10 @@ class _Walk:
         self._now_ns = now_ns
         self._every_mode_enforced = every_mode_enforced
         self._parties: dict[str, Party] = {party.name: party for party in policy_set.parties}
-        self._found = self._found_destination()
+        self._found = called_party(index, call)
         self._destination = self._party(None if self._found is None else self._found.name)
-        self._owner = None if call.caller is None else self._party(index.identity_owner(call.caller))
+        owner = index.certified(call.third_party) if call.caller is None else index.owner(call.caller)
+        self._owner = self._party(None if owner is None else owner.name)
 
     def steps(self) -> Iterator[Step]:
         """Take the steps until one of them answers."""
@@ -147,7 +147,7 @@ class _Walk:
                 self._set,
                 self._index,
                 self._call,
-                self.known_call(),
+                self._known_calls(),
                 self._found,
                 now_ns=self._now_ns,
                 every_mode_enforced=self._every_mode_enforced,
@@ -162,17 +162,10 @@ class _Walk:
     def _party(self, name: str | None) -> Party | None:
         return None if name is None else self._parties.get(name)
 
-    def _found_destination(self) -> IndexedParty | None:
-        call = self._call
-        if call.direction is Direction.INBOUND:
-            return self._index.service(call.service)
-        requested = requested_host(call.host) if is_well_formed(call.host) else None
-        return None if requested is None else self._index.destination(*requested)
-
     def known_call(self) -> KnownCall:
         """Give the call as the rules see it, once the first three steps have passed."""
         call, destination, caller, segments = self._call, self._destination, self._call.caller, self._segments()
-        if caller is None or destination is None or segments is None or self._found is None:
+        if (caller is None and self._owner is None) or destination is None or segments is None or self._found is None:
             raise AssertionError("steps 1 to 3 have passed")
         return KnownCall(
             caller=caller,
@@ -183,6 +176,15 @@ class _Walk:
             content_types=tuple(value for name, value in call.headers if name == "content-type"),
             facts=call_facts(self._index, call, self._found, segments),
         )
+
+    def _known_calls(self) -> tuple[KnownCall, ...]:
+        """Give the call as Guardrails see it: as the caller's, and as that of whoever presents the caller's token."""
+        known = self.known_call()
+        if self._call.presenter is None:
+            return (known,)
+        call = of_presenter(self._call)
+        presented = _Walk(self._set, self._index, call, self._now_ns)
+        return known, presented.known_call()
 
     # --- step 1
 
@@ -215,17 +217,50 @@ class _Walk:
         return Step(number=2, name="caller", found=found, reason=reason)
 
     def _who(self) -> tuple[str, Reason | None]:
-        identity = self._call.caller
+        identity, presenter = self._call.caller, self._call.presenter
+        unproven = self._unproven()
+        if unproven is not None:
+            return unproven, Reason.UNIDENTIFIED
         if identity is None:
-            return "there is no verified identity", Reason.UNIDENTIFIED
-        shown = quoted(str(identity))
-        if self._index.is_revoked(identity, self._call.serial):
-            where = place_of(self._set, Kind.MESH, self._set.mesh.name, "spec", "revoked")
-            what = "is" if self._index.is_revoked(identity, None) else "is proved by a certificate that is"
-            return f"{shown} {what} listed under `revoked` in {where}", Reason.UNIDENTIFIED
+            if self._owner is None:
+                return "there is no verified identity", Reason.UNIDENTIFIED
+            return f"{_named(self._owner)}, proved by a certificate without SPIFFE ID", None
+        revoked = self._revoked(identity, self._call.serial if presenter is None else None)
+        if revoked is None and presenter is not None:
+            revoked = self._revoked(presenter, self._call.serial)
+        if revoked is not None:
+            return revoked, Reason.UNIDENTIFIED
         if self._owner is None:
-            return self._nobodys(identity)
-        return f"{shown} is {_named(self._owner)}{_matching_identity(self._owner, identity)}", None
+            found, reason = self._nobodys(identity)
+        else:
+            shown = quoted(str(identity))
+            found, reason = f"{shown} is {_named(self._owner)}{_matching_identity(self._owner, identity)}", None
+        return found if presenter is None else f"{found}; its token is presented by {quoted(str(presenter))}", reason
+
+    def _unproven(self) -> str | None:
+        """Say why what the caller has is no proof to the destination; None where it is one."""
+        identity, presenter, found = self._call.caller, self._call.presenter, self._found
+        if presenter is None:
+            if found is None or found.accepts_x509:
+                return None
+            return f"{quoted(found.name)} accepts no X.509-SVID, and there is no other proof"
+        if identity is None:
+            return "there is no verified identity"
+        if found is None or not found.accepts_jwt:
+            return "the destination accepts no JWT-SVID"
+        owner = self._party(self._index.identity_owner(presenter))
+        if presenter == identity or (isinstance(owner, Service) and owner.name in found.forwarders):
+            return None
+        shown = quoted(str(presenter))
+        return f"{shown} presents the token of another, and is not among the `forwarders` of {quoted(found.name)}"
+
+    def _revoked(self, identity: SpiffeId, serial: str | None) -> str | None:
+        """Say how an identity, or the certificate that proves it, is taken back; None where it is not."""
+        if not self._index.is_revoked(identity, serial):
+            return None
+        where = place_of(self._set, Kind.MESH, self._set.mesh.name, "spec", "revoked")
+        what = "is" if self._index.is_revoked(identity, None) else "is proved by a certificate that is"
+        return f"{quoted(str(identity))} {what} listed under `revoked` in {where}"
 
     def _nobodys(self, identity: SpiffeId) -> tuple[str, Reason | None]:
         """Judge a verified identity that belongs to no Service or ThirdParty."""

@@ -26,7 +26,7 @@ from authz.policy.operation import EVERY_OPERATION
 from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule
 from authz.policy.revocation import RevokedSerial, canonical_serial
 from authz.policy.schema import Service
-from authz.policy.schema_fields import Mode
+from authz.policy.schema_fields import Evidence, Mode
 from authz.policy.selection import Selection
 from authz.policy.window import ALWAYS, HORIZON_NS
 from authz.request import TlsVersion
@@ -67,6 +67,7 @@ class PolicyIndex:
     _revoked_ids: frozenset[SpiffeId]
     _revoked_serials: frozenset[RevokedSerial]
     _services: dict[str, Party] = field(repr=False)
+    _certified: dict[str, Party] = field(repr=False)
     _first_identities: dict[str, SpiffeId] = field(repr=False)
     _owners: IdentityTable[tuple[int, Party]] = field(repr=False)
     _selected: IdentityTable[tuple[int, frozenset[str] | None]] = field(repr=False)
@@ -102,6 +103,10 @@ class PolicyIndex:
                 best = found
         return None if best is None else best[1]
 
+    def certified(self, name: str | None) -> Party | None:
+        """Give the ThirdParty of this name, if certificates without SPIFFE IDs prove it."""
+        return None if name is None else self._certified.get(name)
+
     def is_revoked(self, spiffe_id: SpiffeId, serial: str | None) -> bool:
         """Whether an identity, or the certificate with this serial number (in hex) that proved it, is taken back."""
         if self._revoked_ids and spiffe_id in self._revoked_ids:
@@ -132,10 +137,10 @@ class PolicyIndex:
                     return found
         return None
 
-    def units(self, caller: SpiffeId, owner: Party | None) -> Sequence[int]:
-        """Give the units of a caller, who belongs to `owner`."""
+    def units(self, caller: SpiffeId | None, owner: Party | None) -> Sequence[int]:
+        """Give the units of a caller, who belongs to `owner`; without a SPIFFE ID, no pattern selects it."""
         units = () if owner is None else owner.units
-        if self._selected.is_empty:
+        if self._selected.is_empty or caller is None:
             return units
         return (*units, *self._selected_units(caller, None if owner is None else owner.name))
 
@@ -223,6 +228,7 @@ class _Compiler:
             _revoked_ids=frozenset(each for each in mesh.revoked if not isinstance(each, RevokedSerial)),
             _revoked_serials=frozenset(each for each in mesh.revoked if isinstance(each, RevokedSerial)),
             _services={service.name: parties[service.name] for service in self._set.services},
+            _certified={each.name: parties[each.name] for each in self._set.third_parties if each.certificates},
             _first_identities=dict(_first_identities(self._set.services)),
             _owners=owners,
             _guards_everywhere=self._guards_everywhere,
@@ -250,6 +256,10 @@ class _Compiler:
             path_shapes=named.path_shapes,
             tls=TlsVersion.TLS_1_3 if isinstance(named, Service) else named.tls,
             observed=(mode or self._set.mesh.defaults.mode) is Mode.OBSERVE,
+            accepts_x509=not isinstance(named, Service) or Evidence.X509_SVID in named.accepts,
+            accepts_jwt=isinstance(named, Service) and Evidence.JWT_SVID in named.accepts,
+            forwarders=frozenset(named.forwarders) if isinstance(named, Service) else frozenset(),
+            tunnels=named.tunnels if isinstance(named, Service) else frozenset(),
             units=tuple(self._units[named.name]),
             api=api,
             rules=self._rules[named.name],

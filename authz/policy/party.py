@@ -197,6 +197,13 @@ class Party:
     tls: TlsVersion
     #: whether calls to it that no rule allows go on, and are recorded
     observed: bool
+    #: whether the connection's certificate proves who calls it; and whether a JWT-SVID does
+    accepts_x509: bool
+    accepts_jwt: bool
+    #: the Services that may present another workload's JWT-SVID to it
+    forwarders: frozenset[str]
+    #: the hosts and ports that it may open opaque tunnels to
+    tunnels: frozenset[tuple[str, int]]
     #: the units that it belongs to as a caller
     units: tuple[int, ...]
     #: what it offers by name; records are grouped by these templates

@@ -41,7 +41,7 @@ class Matched:
     limiting: Sequence[Guard]
     #: whether the call goes on where no rule allows it
     observed: bool
-    #: an opaque tunnel that the caller may not open, whatever allows it
+    #: whether it is an opaque tunnel that the caller may not open, whatever allows it
     closed_tunnel: bool
 
     @property
@@ -85,7 +85,7 @@ def ruling_at(matched: Matched, now_ns: int) -> Ruling:
         ruling = _forbidden(matched, now_ns) or _outside_commission(matched, now_ns)
         if ruling is not None:
             return ruling
-    if matched.closed_tunnel:
+    if matched.closed_tunnel:  # no rule is about it, and observe mode does not open it
         return NO_POLICY
     rules = matched.rules
     limiting = matched.limiting

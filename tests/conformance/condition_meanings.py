@@ -32,7 +32,8 @@ class Facts:
         self._headers = call.headers
         self.method, self.host, self.path = call.method, call.host, "/" + "/".join(segments)
         self.query = "" if call.method == "CONNECT" or "?" not in call.path else call.path.split("?", 1)[1]
-        self.identity, self.service, self.third_party = str(call.caller), service(caller), third_party(caller)
+        self.identity = "" if call.caller is None else str(call.caller)
+        self.service, self.third_party = service(caller), third_party(caller)
         self.to_service, self.to_third_party = service(destination), third_party(destination)
         self._attributes = {} if caller is None else caller.attributes
         self._to_attributes = destination.attributes
@@ -89,7 +90,18 @@ def _value(side: Callable[[], bool]) -> bool | None:
         return None
 
 
+#: what tells callers apart that have no SPIFFE ID, and tunnels
+OF_EVIDENCE: dict[str, Callable[[Facts], bool]] = {
+    "caller.identity == ''": lambda it: it.identity == "",
+    "caller.identity == '' && caller.thirdParty != ''": lambda it: it.identity == "" and it.third_party != "",
+    "request.method == 'CONNECT' && request.path == '/' && request.query == ''": lambda it: (
+        (it.method, it.path, it.query) == ("CONNECT", "/", "")
+    ),
+    "request.host == 'u.example:8443'": lambda it: it.host == "u.example:8443",
+}
+
 MEANING: dict[str, Callable[[Facts], bool]] = {
+    **OF_EVIDENCE,
     "true": lambda _: True,
     "false": lambda _: False,
     "request.method == 'GET'": lambda it: it.method == "GET",

@@ -4,7 +4,7 @@ Written from the language's contract alone, and slow on purpose. It shares the p
 of its matching: patterns, paths, hosts and identities are taken as their texts and matched here.
 """
 
-# ruff: noqa: C901, PLR0911, PLR0912 it is to read like the contract, step after step, and not to be taken apart
+# ruff: noqa: C901, PLR0911, PLR0912, PLR0915 it is to read like the contract, step after step, and not to be taken apart
 
 from __future__ import annotations
 
@@ -90,34 +90,56 @@ def _steps(policy_set: PolicySet, call: Call, now_ns: int, *, every_mode_enforce
     if segments is None:
         return Answer("deny", "malformed", None)
     # 2.
-    if call.caller is None:
+    caller_id = None if call.caller is None else str(call.caller)
+    presenter_id = None if call.presenter is None else str(call.presenter)
+    accepts = {"x509-svid"} if destination is None else {str(each) for each in getattr(destination, "accepts", ())}
+    # A JWT-SVID is read only where the destination accepts it; a ThirdParty has no word for it.
+    if destination in policy_set.third_parties:
+        accepts = {"x509-svid"}
+    if ("jwt-svid" if presenter_id is not None else "x509-svid") not in accepts:
         return Answer("deny", "unidentified", None)
-    caller_id = str(call.caller)
-    trust_domain = caller_id.removeprefix("spiffe://").split("/")[0]
-    for revoked in policy_set.mesh.revoked:
-        if caller_id == str(revoked):
+    if caller_id is not None:
+        caller = _owner(policy_set, caller_id)
+        # The certificate of the connection, which has the serial number, is that of whoever presents the token.
+        if _is_revoked(policy_set, caller_id, call.serial if presenter_id is None else None):
             return Answer("deny", "unidentified", None)
-        serial = getattr(revoked, "serial", None)
-        if serial is not None and str(revoked.trust_domain) == trust_domain and _same_number(serial, call.serial):
+    else:
+        certified = [each for each in policy_set.third_parties if each.certificates and each.name == call.third_party]
+        if not certified or presenter_id is not None:
             return Answer("deny", "unidentified", None)
-    own = {str(domain) for domain in policy_set.mesh.trust_domains}
-    federated = {str(each.trust_domain) for each in policy_set.mesh.federates}
-    caller = _owner(policy_set, caller_id)
-    if trust_domain not in own | federated:
-        return Answer("deny", "untrusted", None)
-    if trust_domain not in own and caller is None:
-        return Answer("deny", "untrusted", None)
+        caller = certified[0]
+    if presenter_id is not None:
+        if _is_revoked(policy_set, presenter_id, call.serial):
+            return Answer("deny", "unidentified", None)
+        presenter = _owner(policy_set, presenter_id)
+        forwards = presenter in policy_set.services and presenter.name in destination.forwarders
+        if presenter_id != caller_id and not forwards:
+            return Answer("deny", "unidentified", None)
+    if caller_id is not None:
+        own = {str(domain) for domain in policy_set.mesh.trust_domains}
+        federated = {str(each.trust_domain) for each in policy_set.mesh.federates}
+        if _trust_domain(caller_id) not in own | federated:
+            return Answer("deny", "untrusted", None)
+        if _trust_domain(caller_id) not in own and caller is None:
+            return Answer("deny", "untrusted", None)
     # 3.
     if destination is None:
         return Answer("deny", "unknown_destination", None)
     facts = Facts(call, caller, destination, segments)
+    judged = [(caller_id, caller, facts)]
+    if presenter_id is not None:  # Guardrails are judged for subject and presenter both
+        judged.append(
+            (presenter_id, presenter, Facts(replace(call, caller=call.presenter), presenter, destination, segments))
+        )
     # 4.
     guardrails = [
         each
         for each in policy_set.guardrails
         if (each.mode == "enforce" or every_mode_enforce)
-        and _forbids(each, call, caller_id, caller, destination, segments)
-        and _conditions(each, facts) is not False
+        and any(
+            _forbids(each, call, who_id, who, destination, segments) and _conditions(each, their_facts) is not False
+            for who_id, who, their_facts in judged
+        )
         and _is_open(policy_set, each, now_ns)
     ]
     version = call.tls if call.direction == "inbound" else getattr(destination, "tls", "TLSv1_3")
@@ -135,8 +157,14 @@ def _steps(policy_set: PolicySet, call: Call, now_ns: int, *, every_mode_enforce
             return Answer("deny", "not_commissioned", party.name)
         if now_ns >= party.window.closes_ns:
             return Answer("deny", "decommissioned", party.name)
-    if call.method == "CONNECT":  # nobody's `egress.connect` can be written yet
-        return Answer("deny", "no_policy", None)
+    # An opaque tunnel: only towards a ThirdParty, and only where the caller's `egress.connect` has it.
+    if call.method == "CONNECT":
+        name, _, port = call.host.rpartition(":")
+        wanted = f"{name.lower().removesuffix('.')}:{port}"
+        egress = getattr(caller, "egress", None)
+        may_open = egress is not None and wanted in {str(each) for each in egress.connect}
+        if destination not in policy_set.third_parties or not may_open:
+            return Answer("deny", "no_policy", None)
     # 6.
     matching = [
         rule
@@ -176,6 +204,24 @@ def _steps(policy_set: PolicySet, call: Call, now_ns: int, *, every_mode_enforce
             return Answer("deny", "outside_hours", nearest[0][1])
     # 8.
     return Answer("deny", "no_policy", None)
+
+
+def _trust_domain(spiffe_id: str) -> str:
+    return spiffe_id.removeprefix("spiffe://").split("/")[0]
+
+
+def _is_revoked(policy_set: PolicySet, spiffe_id: str, serial: str | None) -> bool:
+    for revoked in policy_set.mesh.revoked:
+        if spiffe_id == str(revoked):
+            return True
+        number = getattr(revoked, "serial", None)
+        if (
+            number is not None
+            and str(revoked.trust_domain) == _trust_domain(spiffe_id)
+            and _same_number(number, serial)
+        ):
+            return True
+    return False
 
 
 def _conditions(rule: MicroPolicy | Guardrail, facts: Facts) -> bool | None:
@@ -348,7 +394,7 @@ def _destination(policy_set: PolicySet, call: Call) -> Service | ThirdParty | No
 def _allows(
     rule: MicroPolicy,
     call: Call,
-    caller_id: str,
+    caller_id: str | None,
     caller: Service | ThirdParty | None,
     destination: Service | ThirdParty,
     segments: list[str],
@@ -363,7 +409,7 @@ def _allows(
 def _forbids(
     guardrail: Guardrail,
     call: Call,
-    caller_id: str,
+    caller_id: str | None,
     caller: Service | ThirdParty | None,
     destination: Service | ThirdParty,
     segments: list[str],
@@ -385,13 +431,15 @@ def _has(attributes: dict[str, str], wanted: dict[str, tuple[str, ...]]) -> bool
     return all(key in attributes and attributes[key] in values for key, values in wanted.items())
 
 
-def _caller_selected(selector: CallerSelector, caller_id: str, caller: Service | ThirdParty | None) -> bool:
+def _caller_selected(selector: CallerSelector, caller_id: str | None, caller: Service | ThirdParty | None) -> bool:
     is_service = caller is not None and not hasattr(caller, "window")
     if selector.services and not (is_service and caller.name in selector.services):
         return False
     if selector.third_parties and not (caller is not None and not is_service and caller.name in selector.third_parties):
         return False
-    if selector.identities and not any(_identity_matches(str(each), caller_id) for each in selector.identities):
+    if selector.identities and (
+        caller_id is None or not any(_identity_matches(str(each), caller_id) for each in selector.identities)
+    ):
         return False
     return not selector.attributes or (caller is not None and _has(caller.attributes, selector.attributes))
 

@@ -58,8 +58,8 @@ class SetAroundNow(GeneratedSet):
 
     def __init__(self, random: Random, now: datetime) -> None:
         self._epoch = now - 5.5 * EDGE
-        super().__init__(random, hours=0)
-        # What Envoy's RBAC has no words for is left out: Guardrails, conditions, observe mode.
+        super().__init__(random, hours=0, evidence=0)
+        # What Envoy's RBAC has no words for is left out: Guardrails, conditions, observe mode, tokens.
         self.documents = [each for each in self.documents if each["kind"] != "Guardrail"]
         for each in self.documents:
             for name in ("when", "mode", "defaults"):

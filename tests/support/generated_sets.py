@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from authz.identity.spiffe_id import SpiffeId
 from authz.policy.document import SourceFile
 from authz.request import Call, Direction, TlsVersion
-from tests.conformance.condition_meanings import MEANING
+from tests.conformance.condition_meanings import MEANING, OF_EVIDENCE
 
 if TYPE_CHECKING:
     from random import Random
@@ -58,7 +58,9 @@ _CONTENT_TYPES = (
     b"application/grpcx",
     b"text/plain",
 )
-CONDITIONS = tuple(MEANING)
+_DNS_NAMES = ("a.p.example", "b.p.example", "p")
+_TUNNELS = ("u.example:8443", "t.example:443", "a.t.example:443", "U.Example.:443", "u.example:80", "s.example:1")
+CONDITIONS = tuple(each for each in MEANING if each not in OF_EVIDENCE)
 _MODES = ("observe", "observe", "enforce")
 _TLS = ("TLSv1_2", "TLSv1_3")
 _DURATIONS = ("0s", "1d", "48h", "4320m", "5d", "300d", "32054400s", "400d")
@@ -102,8 +104,11 @@ def identity_pattern(random: Random) -> str:
 class GeneratedSet:
     """The documents of a set without faults."""
 
-    def __init__(self, random: Random, *, hours: float = 0.15) -> None:
+    def __init__(self, random: Random, *, hours: float = 0.15, evidence: float = 0.4) -> None:
         self._random = random
+        #: whether callers are proven by other means than their own SVID, and tunnels are opened
+        self.with_evidence = evidence > 0 and random.random() < evidence
+        self._certified: list[str] = []
         self._claimed: list[tuple[str, str]] = []
         self._hosts = random.sample(_HOSTS, len(_HOSTS))
         self._service_hosts = random.sample(_SERVICE_HOSTS, len(_SERVICE_HOSTS))
@@ -111,7 +116,7 @@ class GeneratedSet:
         #: hours have many edges, which the reference walks one after the other: few sets have some
         self.with_hours = random.random() < hours
         self.services = list(_SERVICES[: random.randint(1, 4)])
-        self.third_parties = list(_THIRD_PARTIES[: random.randint(0, 3)])
+        self.third_parties = list(_THIRD_PARTIES[: random.randint(int(self.with_evidence), 3)])
         self.documents = [self._mesh()]
         self.documents += [self._service(name) for name in self.services]
         self.documents += [self._third_party(name) for name in self.third_parties]
@@ -133,6 +138,13 @@ class GeneratedSet:
             "trustDomains": [OWN, OTHER_OWN],
             "federates": [{"trustDomain": FEDERATED, "bundle": "f.pem"}],
         }
+        if self.with_evidence and self._chance(0.5):
+            endpoint = {
+                "url": "https://f.example/bundle",
+                "profile": "https_spiffe",
+                "spiffeId": f"spiffe://{FEDERATED}/x",
+            }
+            spec["federates"][0]["endpoint"] = endpoint
         if self._chance(0.3):
             spec["revoked"] = [f"spiffe://{OWN}/a/b", f"serial:{OWN}/0AbC"]
         if self._chance(0.15):
@@ -148,8 +160,20 @@ class GeneratedSet:
             spec["hosts"] = [self._service_hosts.pop()]
         if self._chance(0.2):
             spec["mode"] = self._random.choice(_MODES)
+        if self.with_evidence:
+            self._evidence(spec)
         self._common(spec)
         return self._document("Service", name, spec)
+
+    def _evidence(self, spec: dict[str, Any]) -> None:
+        if self._chance(0.7):
+            spec["accepts"] = self._random.choice((["x509-svid", "jwt-svid"], ["jwt-svid", "x509-svid"], ["jwt-svid"]))
+        if self._chance(0.7):
+            spec["forwarders"] = self._some(self.services)
+        if self._chance(0.6):
+            spec["egress"] = {"connect": self._some(_TUNNELS)}
+        if self._chance(0.2):
+            spec["attest"] = [{"unix": {"uid": 1000}}, {"container": {"image": "shop/app:1", "labels": {"app": "x"}}}]
 
     def _third_party(self, name: str) -> dict[str, Any]:
         opens, closes = sorted(self._random.sample(_DAYS, 2))
@@ -158,7 +182,13 @@ class GeneratedSet:
             spec["identities"] = self._identities(name)
         if self._hosts and ("identities" not in spec or self._chance(0.7)):
             spec["hosts"] = [self._hosts.pop() for _ in range(min(len(self._hosts), self._random.randint(1, 2)))]
-        if "hosts" not in spec and "identities" not in spec:
+        if self.with_evidence and self._chance(0.6):
+            entry: dict[str, Any] = {"authority": f"{name}.pem", "dns": self._some(_DNS_NAMES)}
+            if self._chance(0.3):
+                entry = {"authority": "all.pem", "uri": [f"https://{name}.example/"]}
+            spec["certificates"] = [entry]
+            self._certified.append(name)
+        if not spec.keys() & {"hosts", "identities", "certificates"}:
             spec["identities"] = self._identities(name)
         if self._chance(0.5):
             spec["tls"] = self._random.choice(_TLS)
@@ -176,6 +206,12 @@ class GeneratedSet:
             "from": [self._caller() for _ in range(self._random.randint(1, 2))],
             "to": [self._target() for _ in range(self._random.randint(1, 2))],
         }
+        if self.with_evidence and self._chance(0.25):
+            tunnels = [
+                {"methods": self._random.choice((["CONNECT"], "all")), "paths": self._random.choice(("all", ["/"]))}
+            ]
+            spec["from"].append({"services": self._some(self.services)})
+            spec["to"] = [{"thirdParties": self._some(self.third_parties), "operations": tunnels}]
         self._window_and_mode(spec, windows=0.6)
         return self._document("MicroPolicy", name, spec)
 
@@ -197,7 +233,8 @@ class GeneratedSet:
 
     def _window_and_mode(self, spec: dict[str, Any], *, windows: float) -> None:
         if self._chance(0.2):
-            spec["when"] = [self._random.choice(CONDITIONS) for _ in range(self._random.choice((1, 1, 1, 2, 3)))]
+            conditions = (*CONDITIONS, *OF_EVIDENCE) if self.with_evidence else CONDITIONS
+            spec["when"] = [self._random.choice(conditions) for _ in range(self._random.choice((1, 1, 1, 2, 3)))]
         if self._chance(windows):
             opens, closes = sorted(self._random.sample(_DAYS, 2))
             edges = {"opens": self._instant(opens), "closes": self._instant(closes)}
@@ -260,7 +297,9 @@ class GeneratedSet:
         operations: list[dict[str, Any]] = []
         for _ in range(self._random.randint(1, 2)):
             kind = self._random.choice(("http", "http", "http", "grpc", "api"))
-            if kind == "grpc":
+            if self.with_evidence and self._chance(0.15):
+                operations.append({"methods": ["CONNECT"], "paths": self._random.choice(("all", ["/"], ["/a"]))})
+            elif kind == "grpc":
                 operations.append({"grpc": self._some(_GRPC)})
             elif kind == "api" and api:
                 operations.append({"api": self._some(api)})
@@ -292,10 +331,16 @@ class GeneratedSet:
         headers = [("content-type", choose(_CONTENT_TYPES)) for _ in range(choose((0, 1, 1, 1, 2)))]
         headers += [("x-h", choose((b"a", b"a", b"b", b"\xff", b"a\0b"))) for _ in range(choose((0, 1, 1, 1, 2)))]
         self._random.shuffle(headers)
+        if self.with_evidence and self._chance(0.15):
+            return self._tunnel()
+        service = choose(self.services) if self._chance(0.95) else choose(("p1", "nobody", ""))
+        caller, third_party = self._caller_id(), None
+        if self.with_evidence and self._chance(0.2):
+            caller, third_party = None, choose((*self._certified, *self._certified, *_THIRD_PARTIES, "s1", ""))
         return Call(
             direction=direction,
-            service=choose(self.services) if self._chance(0.95) else choose(("p1", "nobody", "")),
-            caller=self._caller_id(),
+            service=service,
+            caller=caller,
             method=choose((*_METHODS, "POST"))
             if self._chance(0.93)
             else choose(("CONNECT", "get", "", "HEAD", "HEAD", "M-SEARCH")),
@@ -304,7 +349,31 @@ class GeneratedSet:
             headers=tuple(headers),
             tls=choose((None, *TlsVersion, TlsVersion.TLS_1_3)),
             serial=choose((None, "0abc", "ABC", "00abc", "12", "not hex", "")),
+            third_party=third_party,
+            presenter=self._presenter(caller),
         )
+
+    def _tunnel(self) -> Call:
+        """Give a call that opens a tunnel, most often one that its caller may open."""
+        name = self._random.choice(self.services)
+        service = next(each for each in self.documents if each["metadata"]["name"] == name)
+        tunnels = [*service["spec"].get("egress", {}).get("connect", ()), *_TUNNELS[:1]]
+        return Call(
+            direction=self._random.choice(
+                (Direction.OUTBOUND, Direction.OUTBOUND, Direction.OUTBOUND, Direction.INBOUND)
+            ),
+            service=name,
+            caller=self._id_of(self._random.choice(service["spec"]["identities"])),
+            method="CONNECT",
+            path=self._random.choice(("", "/", "/a", "u.example:8443")),
+            host=self._random.choice((*tunnels, *tunnels, *tunnels, self._host(), "u.example.:8443", "T.example:443")),
+        )
+
+    def _presenter(self, caller: SpiffeId | None) -> SpiffeId | None:
+        """Give who presents the caller's token, if it is one: a Service, whoever it is, or the caller."""
+        if not self.with_evidence or self._chance(0.6):
+            return None
+        return caller if self._chance(0.2) else self._caller_id()
 
     def path(self) -> str:
         """Give a request target, malformed or not."""
@@ -332,12 +401,15 @@ class GeneratedSet:
             return None
         domain = self._random.choice((OWN, OWN, OWN, OTHER_OWN, FEDERATED, FOREIGN))
         if self._chance(0.85):
-            text = self._random.choice(self._claimed)[1]
-            while "*" in text:
-                text = text.replace("**", self._random.choice(("a", "b/c"))).replace("*", self._random.choice("abc"))
-            return SpiffeId.parse(text)
+            return self._id_of(self._random.choice(self._claimed)[1])
         path = "/".join(self._random.choice(_SEGMENTS) for _ in range(self._random.randint(1, 4)))
         return SpiffeId.parse(f"spiffe://{domain}/{path}")
+
+    def _id_of(self, pattern: str) -> SpiffeId:
+        """Give an ID that a pattern stands for."""
+        while "*" in pattern:
+            pattern = pattern.replace("**", self._random.choice(("a", "b/c"))).replace("*", self._random.choice("abc"))
+        return SpiffeId.parse(pattern)
 
     def now_ns(self) -> int:
         """Give an instant, most often at or beside an edge of some window."""
