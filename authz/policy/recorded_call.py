@@ -77,7 +77,7 @@ def _asked(asked: AskedCall, directories: Sequence[Directory]) -> Call:
 
 def _from_record(record: dict[str, Any]) -> RecordedCall:
     caller, destination, tls = (_mapping(record, field) for field in ("caller", "destination", "tls"))
-    identity = _text(caller, "identity")
+    identity, presented_by = _text(caller, "identity"), _text(caller, "presented_by")
     direction = _direction(_text(record, "direction"))
     sidecar = _text(record, "sidecar") or ""
     service = _text(destination if direction is Direction.INBOUND else caller, "service") or sidecar
@@ -89,6 +89,7 @@ def _from_record(record: dict[str, Any]) -> RecordedCall:
     is_grpc = _text(record, "protocol") == "grpc"
     try:
         spiffe_id = None if identity is None else SpiffeId.parse(identity)
+        presenter = None if presented_by is None else SpiffeId.parse(presented_by)
         target = path if path is not None else _target(route or "")
         at_ns = parse_instant_ns(_text(record, "time") or "")
     except AuthzError as error:
@@ -105,6 +106,9 @@ def _from_record(record: dict[str, Any]) -> RecordedCall:
             headers=_GRPC if is_grpc else (),
             tls=next((each for each in TlsVersion if each == version), None),
             serial=_text(tls, "peer_serial"),
+            # A ThirdParty whose caller has no SPIFFE ID was proven by a certificate.
+            third_party=_text(caller, "third_party") if identity is None else None,
+            presenter=presenter,
         ),
         at_ns=at_ns,
         caller=_text(caller, "service") or _text(caller, "third_party") or identity or "(nobody)",

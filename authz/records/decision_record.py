@@ -64,7 +64,7 @@ class DecisionRecord:
                 "identity": None if call.caller is None else str(call.caller),
                 "service": decision.caller_service,
                 "third_party": decision.caller_third_party,
-                "presented_by": None,
+                "presented_by": None if call.presenter is None else str(call.presenter),
                 "address": call.address,
             },
             "destination": {

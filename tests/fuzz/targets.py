@@ -7,7 +7,7 @@ hypothesis, and by the corpus (`test_corpus.py`).
 from __future__ import annotations
 
 import json
-from base64 import encodebytes
+from base64 import encodebytes, urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -37,6 +37,7 @@ from authz.policy.route import GrpcMethod, PathShape, PathTemplate, parse_method
 from authz.policy.segment_trie import SegmentTrie
 from authz.policy.window import HORIZON_NS, parse_instant_ns
 from authz.request import Call, Direction
+from authz.sidecar.check.bearer import MAX_TOKEN_BYTES, names_a_workload
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.in_force import InForce, PolicyInForce
 from tests.conformance import reference
@@ -392,6 +393,30 @@ def check_call(data: bytes) -> None:
     assert allowed == (expected == Verdict.ALLOW)
 
 
+def bearer(data: bytes) -> None:
+    """Whatever a strict reader of tokens takes for one of a workload is one; nothing else is found in plain text."""
+    payload = urlsafe_b64encode(data).rstrip(b"=")
+    for value in (data, b"Bearer e30." + payload + b".c2ln"):
+        found = names_a_workload([("authorization", value)])
+        assert not found or b"." in value or len(value) > MAX_TOKEN_BYTES
+        assert found or not _is_strictly_a_workloads(value)
+
+
+def _is_strictly_a_workloads(value: bytes) -> bool:
+    scheme, _, token = value.partition(b" ")
+    parts = token.split(b".")
+    if scheme.lower() != b"bearer" or len(parts) != 3 or not set(parts[1]) <= _BASE64_URL:
+        return False
+    try:
+        claims = json.loads(urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4)).decode())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(claims, dict) and str(claims.get("sub")).startswith("spiffe://")
+
+
+_BASE64_URL: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
 def certificate(data: bytes) -> None:
     """A certificate is refused, or is that of a valid SPIFFE ID."""
     armoured = b"-----BEGIN CERTIFICATE-----\n" + encodebytes(data) + b"-----END CERTIFICATE-----\n"
@@ -408,6 +433,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     each.__name__: each
     for each in (
         loader, documents, window, path, pattern, identity, host, instant, asked_call, check_bytes, check_call,
-        certificate,
+        certificate, bearer,
     )
 }  # fmt: skip

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Final
 
 from authz.decision import Decision, Reason, Verdict
 from authz.identity.verification import PeerVerification, Unidentified, VerifiedIdentity
-from authz.policy.evaluation import evaluate
+from authz.policy.evaluation import called_party, evaluate
 from authz.records.decision_record import DecisionRecord, WireFacts
 from authz.request import Call, Direction
 from authz.sidecar.check.answer import FAULT, answer_bytes
+from authz.sidecar.check.bearer import names_a_workload
 from authz.sidecar.check.question import Question, question_from_bytes
 from authz.sidecar.errors import CheckMessageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from authz.policy.index import PolicyIndex
     from authz.sidecar.in_force import InForce
 
 _log = logging.getLogger(__name__)
@@ -118,7 +120,10 @@ class Checker:
             address=question.address,
             serial=serial,
         )
-        decision = self._decide(question, call, now_ns)
+        index = self._in_force.policy.index
+        if index is not None and _is_unverified(index, call):
+            call = replace(call, caller=None)
+        decision = self._decide(question, index, call, now_ns)
         decision_id = uuid.uuid4().hex
         is_grpc = question.protocol == "grpc"
         answer = answer_bytes(decision=decision, decision_id=decision_id, call=call, is_grpc=is_grpc)
@@ -141,8 +146,7 @@ class Checker:
         )
         return answer
 
-    def _decide(self, question: Question, call: Call, now_ns: int) -> Decision:
-        index = self._in_force.policy.index
+    def _decide(self, question: Question, index: PolicyIndex | None, call: Call, now_ns: int) -> Decision:
         if index is None:
             self._fault("no-policy-set", "there is no usable policy set: every call is denied")
             return Decision(reason=Reason.INTERNAL_ERROR, policy=None, revision="")
@@ -200,3 +204,13 @@ class Checker:
         if now_s - self._logged.get(kind, -FAULT_LOG_INTERVAL_S) >= FAULT_LOG_INTERVAL_S:
             self._logged[kind] = now_s
             _log.error("%s (denied, `internal_error`; %d so far)", message, self.faults[kind])
+
+
+def _is_unverified(index: PolicyIndex, call: Call) -> bool:
+    """Whether a token says who calls, to a destination that would take its word.
+
+    # INVARIANT (no fallback): tokens are not verified here yet, and the peer is never taken for their subject: nobody
+    # is identified by such a call.
+    """
+    destination = called_party(index, call)
+    return destination is not None and destination.accepts_jwt and names_a_workload(call.headers)

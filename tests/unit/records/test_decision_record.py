@@ -24,6 +24,7 @@ def record(
     host: str = "catalog",
     method: str = "GET",
     shadow: Shadow | None = None,
+    presenter: SpiffeId | None = None,
 ) -> DecisionRecord:
     return DecisionRecord(
         decision_id="d1",
@@ -37,6 +38,7 @@ def record(
             path=path,
             host=host,
             address="127.0.0.1:4",
+            presenter=presenter,
         ),
         decision=Decision(
             reason=reason,
@@ -80,6 +82,13 @@ def test_a_shadow_is_written_whole() -> None:
         "reason": "no_policy",
         "policy": None,
     }
+
+
+def test_the_presenter_of_a_token_is_named_beside_its_subject() -> None:
+    assert json.loads(record().json_line())["caller"]["presented_by"] is None
+    gateway = SpiffeId.parse("spiffe://shop.example/gateway")
+    caller = json.loads(record(presenter=gateway).json_line())["caller"]
+    assert (caller["identity"], caller["presented_by"]) == ("spiffe://shop.example/orders", str(gateway))
 
 
 @given(st.text(), st.text(), st.text())

@@ -1,0 +1,69 @@
+"""Whether a request brings a token that names a workload as its caller: a bearer whose `sub` is a SPIFFE ID.
+
+Nothing is verified here. Such a token says that the caller is another one than the peer; whoever cannot verify it must
+not take the peer in its place. Any other token is the app's own business.
+
+Where readers of tokens disagree, this one is the lenient one: what any of them could take for such a token is one.
+
+# INVARIANT (total): any headers give an answer; nothing raises. Cost: linear in their size.
+
+RFC 6750 2.1, RFC 7515 3.1, https://github.com/spiffe/spiffe/blob/main/standards/JWT-SVID.md
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from typing import TYPE_CHECKING, Final
+
+from authz.request import MAX_HEADERS_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: A token is one header at most.
+MAX_TOKEN_BYTES: Final = MAX_HEADERS_BYTES
+
+_SPIFFE: Final = "spiffe://"
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+#: Objects become their pairs, so that a `sub` that stands twice is seen twice; numbers stay texts of any length.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=list, parse_int=str, parse_float=str, strict=False)
+
+
+def names_a_workload(headers: Iterable[tuple[str, bytes]]) -> bool:
+    """Whether some `authorization` header (names in lower case) has a bearer token whose `sub` is a SPIFFE ID."""
+    for name, value in headers:
+        if name != "authorization":
+            continue
+        # Repeats may have been joined by commas; no token has one.
+        for credentials in value.split(b","):
+            words = credentials.split(None, 2)
+            if len(words) > 1 and words[0].lower() == b"bearer" and _names_a_workload(words[1]):
+                return True
+    return False
+
+
+def _names_a_workload(token: bytes) -> bool:
+    if len(token) > MAX_TOKEN_BYTES:
+        return True  # unread, so that nobody is taken for its caller
+    _, dot, rest = token.partition(b".")
+    if not dot:
+        return False
+    payload = rest.partition(b".")[0].translate(_URL_SAFE)
+    try:
+        text = binascii.a2b_base64(payload + b"===").decode("utf-8-sig", "replace")
+        claims, _ = _DECODER.raw_decode(text.lstrip())
+    except RecursionError:
+        return True  # unread, too
+    except ValueError:
+        return False
+    return isinstance(claims, list) and any(_is_workload_subject(claim) for claim in claims)
+
+
+def _is_workload_subject(claim: object) -> bool:
+    """Whether a pair of an object is such a `sub`; the entries of a list are no pairs."""
+    match claim:
+        case ("sub", str(subject)):
+            return subject.startswith(_SPIFFE)
+        case _:
+            return False
