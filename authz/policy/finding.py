@@ -38,6 +38,8 @@ class LintCode(StrEnum):
     SELECTS_NOTHING = "selects-nothing"
     UNREACHABLE_PATH = "unreachable-path"
     HOST_OVERLAP = "host-overlap"
+    UNREACHABLE_TUNNEL = "unreachable-tunnel"
+    UNUSED_FORWARDERS = "unused-forwarders"
     REVOKED_IN_USE = "revoked-in-use"
     BAD_ACCEPT = "bad-accept"
     UNUSED_ACCEPT = "unused-accept"
@@ -61,6 +63,8 @@ MEANING: Final[Mapping[str, str]] = {
     LintCode.SELECTS_NOTHING: "The selector matches no Service and no ThirdParty of the set.",
     LintCode.UNREACHABLE_PATH: "Requests to this path are refused before any rule is read.",
     LintCode.HOST_OVERLAP: "Two ThirdParties share a host name; the port decides between them.",
+    LintCode.UNREACHABLE_TUNNEL: "No ThirdParty has the host and port of this tunnel.",
+    LintCode.UNUSED_FORWARDERS: "The Service names forwarders, and accepts no tokens.",
     LintCode.REVOKED_IN_USE: "A revoked identity is still listed as somebody's.",
     LintCode.BAD_ACCEPT: "The annotation does not say which code it accepts, or why.",
     LintCode.UNUSED_ACCEPT: "The annotation accepts what is not found here.",

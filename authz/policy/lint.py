@@ -12,12 +12,14 @@ from authz.instant import rfc3339_from_ns
 from authz.policy.errors import nearest, quoted
 from authz.policy.finding import ACCEPT, LEVELS, Finding, Level, LintCode
 from authz.policy.forbidden_rules import ForbiddenRules
+from authz.policy.host import DEFAULT_PORTS
 from authz.policy.identity_pattern import ANY_SEGMENTS, IdentityPattern
 from authz.policy.operation import ALL, HttpOperation
 from authz.policy.revocation import RevokedSerial
 from authz.policy.route import REST, PathShape
 from authz.policy.rule_extent import Extents
 from authz.policy.schema import Kind
+from authz.policy.schema_fields import Evidence
 from authz.policy.selection import Selection
 from authz.policy.window import ALWAYS, NS_PER_DAY
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from authz.policy.document import Key
     from authz.policy.errors import PolicySetFaults
+    from authz.policy.host import Tunnel
     from authz.policy.policy_set import PolicySet
     from authz.policy.rule_extent import Extent
     from authz.policy.schema import Guardrail, MicroPolicy, Named, Service, ThirdParty
@@ -93,6 +96,8 @@ class _Lint:
 
     def _names_used(self) -> Iterator[str]:
         """Give the Services and ThirdParties that some rule is about."""
+        for service in self._set.services:
+            yield from service.forwarders  # they bring the calls of others
         selected: set[IdentityPattern] = set()
         for extent in self._extents:
             yield from extent.callers.names
@@ -109,6 +114,24 @@ class _Lint:
         if service.name not in self._used:
             message = f"no rule is about the Service {quoted(service.name)}: it calls nobody, and nobody calls it"
             yield place.finding(LintCode.UNUSED_SERVICE, message, "metadata", "name")
+        if service.forwarders and Evidence.JWT_SVID not in service.accepts:
+            message = f"{quoted(service.name)} does not accept `jwt-svid`: nobody presents tokens to it"
+            yield place.finding(LintCode.UNUSED_FORWARDERS, message, "spec", "forwarders")
+        for index, tunnel in enumerate(() if service.egress is None else service.egress.connect):
+            if not self._leads_to_a_third_party(tunnel):
+                message = f"no ThirdParty has the host {quoted(str(tunnel))}: the tunnel is never opened"
+                yield place.finding(LintCode.UNREACHABLE_TUNNEL, message, "spec", "egress", "connect", index)
+
+    def _leads_to_a_third_party(self, tunnel: Tunnel) -> bool:
+        if any(tunnel.name in {service.name, *service.hosts} for service in self._set.services):
+            return False
+        _, _, parent = tunnel.name.partition(".")
+        return any(
+            host.name == (parent if host.wildcard else tunnel.name)
+            and (host.port == tunnel.port or (host.port is None and tunnel.port in DEFAULT_PORTS))
+            for third_party in self._set.third_parties
+            for host in third_party.hosts
+        )
 
     def _third_party(self, place: _Place, third_party: ThirdParty) -> Iterator[Finding]:
         if third_party.name not in self._used:

@@ -284,6 +284,26 @@ def test_faults_are_errors_with_their_code() -> None:
     assert [(each.code, each.level) for each in faults_as_findings(raised.value)] == [("reference", Level.ERROR)]
 
 
+def test_a_tunnel_that_leads_to_no_third_party_is_told() -> None:
+    hosts = 'api.p.example, "*.w.example", "db.p.example:5432"'
+    reachable = ["api.p.example:443", "API.P.example.:80", "x.w.example:443", "db.p.example:5432"]
+    others = ["api.p.example:8443", "w.example:443", "a.b.w.example:443", "db.p.example:443", "b.local:443"]
+    connect = ", ".join(f'"{each}"' for each in (*reachable, *others))
+    texts = [each.message for each in found(
+        service("a", more=f", egress: {{connect: [{connect}]}}"),
+        service("b", more=", hosts: [b.local]"),
+        third_party("p", hosts=hosts),
+        rule("r"),
+    ) if each.code == LintCode.UNREACHABLE_TUNNEL]  # fmt: skip
+    assert texts == [f"no ThirdParty has the host `{each}`: the tunnel is never opened" for each in others]
+
+
+def test_forwarders_without_tokens_are_told_and_forwarders_are_used() -> None:
+    c = service("c")
+    assert codes(service("a", more=", forwarders: [c]"), B, c, rule("r")) == ["unused-forwarders"]
+    assert codes(service("a", more=", accepts: [x509-svid, jwt-svid], forwarders: [c]"), B, c, rule("r")) == []
+
+
 def test_every_code_has_a_meaning_a_level_and_a_line_in_the_docs() -> None:
     every = {*FaultCode, *LintCode}
     assert set(MEANING) == set(LEVELS) == every
