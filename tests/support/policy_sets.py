@@ -42,10 +42,15 @@ MIXED = (
     document(
         "Mesh",
         "mixed",
-        "{trustDomains: [shop.example, edge.example], federates: [{trustDomain: acme.example, bundle: acme.pem}]}",
+        "{trustDomains: [shop.example, edge.example], federates: [{trustDomain: acme.example, bundle: acme.pem}, "
+        "{trustDomain: web.example, endpoint: {url: https://web.example/bundle, profile: https_web}}]}",
     ),
-    service("orders", "spiffe://shop.example/ns/*/sa/orders"),
-    service("catalog", "spiffe://shop.example/catalog", more=", hosts: [catalog.shop.local]"),
+    service("orders", "spiffe://shop.example/ns/*/sa/orders", more=', egress: {connect: ["api.psp.example:443"]}'),
+    service(
+        "catalog",
+        "spiffe://shop.example/catalog",
+        more=", hosts: [catalog.shop.local], accepts: [x509-svid, jwt-svid], forwarders: [gateway]",
+    ),
     service("gateway", "spiffe://edge.example/**"),
     service("admin", "spiffe://edge.example/gateway"),
     document(
@@ -55,6 +60,11 @@ MIXED = (
     ),
     document("ThirdParty", "wild", f'{{hosts: ["*.wild.example"], window: {OPEN}}}'),
     document("ThirdParty", "acme", f'{{identities: ["spiffe://acme.example/**"], window: {OPEN}}}'),
+    document(
+        "ThirdParty",
+        "certified",
+        f"{{certificates: [{{authority: partner.pem, dns: [client.partner.example]}}], window: {OPEN}}}",
+    ),
     document(
         "ThirdParty", "gone", f"{{identities: [spiffe://shop.example/gone], hosts: [gone.example], window: {ENDED}}}"
     ),

@@ -76,7 +76,7 @@ def test_a_stand_in_has_a_certificate_for_its_hosts_under_an_authority_of_its_ow
     assert leaf.not_valid_after_utc == NOW + AUTHORITY_LIFETIME
     authorities = [Path(file).read_bytes() for _, file in layout.bundle_files]
     authorities += [Path(one.places.authority_file).read_bytes() for one in layout.third_parties if one.dns_names]
-    assert len(set(authorities)) == 3 + 3
+    assert len(set(authorities)) == 4 + 3
 
 
 def test_no_key_of_an_authority_and_no_readable_key_is_written(layout: Layout, tmp_path: Path) -> None:

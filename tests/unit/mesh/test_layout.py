@@ -76,6 +76,7 @@ def test_own_and_federated_trust_domains_are_trusted_the_local_one_first() -> No
             "shop.example",
             "edge.example",
             "acme.example",
+            "web.example",
         ]
 
 
@@ -95,11 +96,12 @@ def test_a_third_party_calls_with_an_identity_of_its_own_or_not_at_all() -> None
     layout = laid_out(parsed(*MIXED))
     assert {one.name: str(one.identity) for one in layout.third_parties} == {
         "acme": "spiffe://acme.example/acme",
+        "certified": "None",
         "gone": "spiffe://shop.example/gone",
         "psp": "None",
         "wild": "None",
     }
-    assert {one.name for one in layout.third_parties if not one.dns_names} == {"acme"}
+    assert {one.name for one in layout.third_parties if not one.dns_names} == {"acme", "certified"}
 
 
 def test_what_is_not_started_stays_known_to_the_others() -> None:
