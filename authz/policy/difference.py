@@ -5,7 +5,8 @@ every time. Names of files, order, comments, and the names of rules are no diffe
 Only allow and deny count, not the reason.
 
 Conditions are assumed to hold, and not to hold (`assumed_conditions`). What no example can stand for is said in notes:
-certificates that are revoked by their serial number in one set only, and rules with conditions that changed.
+certificates that are revoked by their serial number in one set only, rules with conditions that changed, and calls
+that are proven by other means than an X.509-SVID, or are tunnels (`uncompared_calls`).
 
 # INVARIANT (sound): each difference has an example call and an instant at which the two sets, with their conditions as
 # assumed, answer differently.
@@ -36,6 +37,7 @@ from authz.policy.route import NO_SHAPES
 from authz.policy.rule_reach import RuleReach
 from authz.policy.schema import Service
 from authz.policy.selection import Selection
+from authz.policy.uncompared_calls import uncompared_notes
 from authz.request import Direction, TlsVersion
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def compare(old: PolicySet, new: PolicySet, *, now_ns: int) -> Comparison:
     changed_calls = [replace(changed, condition=where_words(known, where)) for changed, where in found.items()]
     return Comparison(
         differences=grouped(changed_calls, callers),
-        notes=(*_serial_notes(old.mesh, new.mesh), *_condition_notes(old, new)),
+        notes=(*_serial_notes(old.mesh, new.mesh), *_condition_notes(old, new), *uncompared_notes(old, new)),
     )
 
 
