@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from authz.policy.document import SourceFile
-from authz.policy.errors import PolicySetFaults
 from authz.policy.policy_set import parse_policy_set
 
 ROOT = Path(__file__).parents[2]
@@ -124,17 +123,14 @@ def test_the_make_targets_that_are_named_exist() -> None:
             assert named in targets, f"{document}: make {named}"
 
 
-def test_what_the_language_guide_calls_later_is_refused() -> None:
-    with pytest.raises(PolicySetFaults) as refused:
-        parse_policy_set(
-            [
-                SourceFile(
-                    path="s.yaml",
-                    content=b"apiVersion: authz/v1\nkind: Service\nmetadata: {name: s}\nspec: {egress: {}}\n",
-                )
-            ]
-        )
-    assert "not supported yet" in str(refused.value)
+def test_the_sets_of_the_language_guide_load() -> None:
+    guide = (ROOT / "docs/policy-language.md").read_text()
+    sets = [
+        each for each in re.findall(r"^```yaml\n(.*?)^```", guide, re.MULTILINE | re.DOTALL) if "kind: Mesh\n" in each
+    ]
+    assert sets
+    for each in sets:
+        parse_policy_set([SourceFile(path="guide.yaml", content=each.encode())])
 
 
 def test_every_test_that_the_threat_model_names_exists() -> None:
