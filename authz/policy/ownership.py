@@ -171,7 +171,10 @@ def _certificate_faults(placed: Sequence[Placed]) -> Iterator[Fault]:
         if each.kind is not Kind.THIRD_PARTY:
             continue
         for entry in each.document.places("spec", "certificates"):
-            authority = normpath(each.document.text(*entry, "authority") or "")
+            written = each.document.text(*entry, "authority")
+            if not written:
+                continue  # the schema has told
+            authority = normpath(written)
             names = [("dns", *found) for found in _parsed(each, parse_dns_name, *entry, "dns")]
             names += [("uri", *found) for found in each.document.texts(*entry, "uri")]
             for kind, place, name in names:
