@@ -270,6 +270,39 @@ class TestDirections:
                 assert evaluate(index, outbound, now_ns) == answer
 
 
+class TestEvidence:
+    """Whoever presents another's token, and whatever proves a caller, never makes more allowed."""
+
+    @settings(max_examples=100)
+    @given(seed=SEEDS)
+    def test_a_presenter_never_allows_more_than_the_subject_itself(self, seed: int) -> None:
+        made = GeneratedSet(Random(seed), evidence=1)
+        index = compile_index(parse_policy_set(made.files()))
+        for call, now_ns in questions(made) * 2:
+            if call.presenter is not None and evaluate(index, call, now_ns).verdict is Verdict.ALLOW:
+                itself = replace(call, presenter=call.caller, serial=None)
+                assert evaluate(index, itself, now_ns).verdict is Verdict.ALLOW
+
+    @settings(max_examples=100)
+    @given(seed=SEEDS)
+    def test_what_is_not_accepted_identifies_nobody(self, seed: int) -> None:
+        made = GeneratedSet(Random(seed), evidence=1)
+        index = compile_index(parse_policy_set(made.files()))
+        without = deepcopy(made.documents)
+        for each in without:
+            each["spec"].pop("accepts", None)
+            each["spec"].pop("egress", None)
+        less = compile_index(parse_policy_set(made.files(without)))
+        for call, now_ns in questions(made) * 2:
+            got = evaluate(less, call, now_ns)
+            if call.presenter is not None:
+                assert got.reason in {Reason.UNIDENTIFIED, Reason.MALFORMED}
+            elif call.method == "CONNECT":
+                assert got.verdict is Verdict.DENY
+            elif evaluate(index, call, now_ns).verdict is Verdict.ALLOW:
+                assert got.verdict is Verdict.ALLOW
+
+
 #: what lint calls superfluous, whatever the time
 SUPERFLUOUS = {LintCode.SHADOWED, LintCode.NEVER_OPEN, LintCode.SELECTS_NOTHING}
 
