@@ -16,6 +16,7 @@ import pytest
 
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
+from tests.support.certificates import with_serial_octet
 from tests.support.check_request import check_request
 from tests.support.sidecar_process import SidecarProcess, ask, reason
 
@@ -102,6 +103,22 @@ def test_a_call_is_decided_by_caller_method_and_path(
     elsewhere = Authority.generate(TrustDomain.parse("elsewhere.example"), datetime.now(UTC), timedelta(hours=1))
     outside = certificate(elsewhere, "spiffe://elsewhere.example/orders")
     assert reason(sidecar.check(check_request(certificate_pem=outside))) == "untrusted"
+
+
+def test_a_certificate_whose_serial_is_not_positive_is_nobodys_and_nothing_is_printed(
+    start: Callable[..., SidecarProcess],
+) -> None:
+    now = datetime.now(UTC)
+    valid = {"not_before": now - timedelta(minutes=1), "not_after": now + timedelta(hours=1)}
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    answers = [
+        reason(sidecar.check(check_request(certificate_pem=with_serial_octet(octet, **valid))))
+        for octet in (b"\x01", b"\x00", b"\xff")
+    ]
+    assert answers == ["no_policy", "unidentified", "unidentified"]
+    assert sidecar.stop() == 0
+    assert all(" INFO " in line for line in sidecar.errors.read_text().splitlines())
 
 
 def test_an_outbound_call_is_the_workloads_own(start: Callable[..., SidecarProcess]) -> None:
