@@ -16,6 +16,7 @@ import pytest
 
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
+from authz.zone_data import zone_data_version
 from tests.support.certificates import with_serial_octet
 from tests.support.check_request import check_request
 from tests.support.sidecar_process import SidecarProcess, ask, reason
@@ -119,6 +120,13 @@ def test_a_certificate_whose_serial_is_not_positive_is_nobodys_and_nothing_is_pr
     assert answers == ["no_policy", "unidentified", "unidentified"]
     assert sidecar.stop() == 0
     assert all(" INFO " in line for line in sidecar.errors.read_text().splitlines())
+
+
+def test_a_sidecar_says_by_which_time_zones_it_decides(start: Callable[..., SidecarProcess]) -> None:
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    assert sidecar.stop() == 0
+    assert f"time zones of tzdata {zone_data_version()}" in sidecar.errors.read_text()
 
 
 def test_an_outbound_call_is_the_workloads_own(start: Callable[..., SidecarProcess]) -> None:
