@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,37 +26,13 @@ from authz.svid_files import write_svid
 from tests.support.echo_process import EchoProcess
 from tests.support.envoy_process import EnvoyProcess
 from tests.support.local_mesh import raw_request, tls_connection, tls_context
+from tests.support.policy_sets import ORDERS_AND_CATALOG, ORDERS_READ_CATALOG, write
 from tests.support.sidecar_process import SidecarProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.envoy
-
-SET = """
-apiVersion: authz/v1
-kind: Mesh
-metadata: {name: shop}
-spec: {trustDomains: [shop.example]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: orders}
-spec: {identities: ["spiffe://shop.example/orders"]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: catalog}
-spec: {identities: ["spiffe://shop.example/catalog"]}
----
-apiVersion: authz/v1
-kind: MicroPolicy
-metadata: {name: orders-read-catalog}
-spec:
-  from: [{services: [orders]}]
-  to: [{services: [catalog], operations: [{methods: [GET], paths: ["/items/{id}"]}]}]
-"""
 
 
 @pytest.fixture
@@ -66,9 +43,7 @@ def authority() -> Authority:
 @pytest.fixture
 def inbound(tmp_path: Path, authority: Authority) -> Iterator[str]:
     """Give the address of catalog's inbound listener."""
-    policies = tmp_path / "policies"
-    policies.mkdir()
-    (policies / "set.yaml").write_text(SET)
+    policies = Path(write(tmp_path / "policies", *ORDERS_AND_CATALOG, ORDERS_READ_CATALOG))
     catalog = SpiffeId.parse("spiffe://shop.example/catalog")
     svids = tmp_path / "svids"
     write_svid(
