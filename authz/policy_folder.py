@@ -30,7 +30,9 @@ class PolicyFolderError(PolicyError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
+class FolderEntry:
+    """What a listing says of one file or folder: whatever is done to a file changes some of it."""
+
     path: str
     is_file: bool
     size_bytes: int
@@ -52,23 +54,28 @@ def read_policy_folder(directory: str) -> tuple[SourceFile, ...]:
         if files is None or not _is_quiet(before):
             time.sleep(QUIET_NS / 1_000_000_000)
         # Only policy files count here: others may come and go beside them as they like.
-        if files is not None and _files(_listing(directory)) == _files(before):
+        if files is not None and policy_files(directory) == _files(before):
             return files
         if time.monotonic() > deadline_s:
             raise PolicyFolderError(f"{directory}: the folder changes all the time; no stable set could be read")
 
 
-def _files(entries: tuple[_Entry, ...]) -> list[_Entry]:
-    return [entry for entry in entries if entry.is_file]
+def policy_files(directory: str) -> tuple[FolderEntry, ...]:
+    """List the policy files below a folder, sorted by path, without reading them; raises PolicyFolderError."""
+    return _files(_listing(directory))
 
 
-def _is_quiet(entries: tuple[_Entry, ...]) -> bool:
+def _files(entries: tuple[FolderEntry, ...]) -> tuple[FolderEntry, ...]:
+    return tuple(entry for entry in entries if entry.is_file)
+
+
+def _is_quiet(entries: tuple[FolderEntry, ...]) -> bool:
     """Whether the newest change is old enough; a time in the future (a clock that was set back) says nothing."""
     now_ns = time.time_ns()
     return all(not now_ns - QUIET_NS < entry.mtime_ns <= now_ns for entry in entries)
 
 
-def _read(entries: tuple[_Entry, ...]) -> tuple[SourceFile, ...] | None:
+def _read(entries: tuple[FolderEntry, ...]) -> tuple[SourceFile, ...] | None:
     """Read the files of a listing; None if one of them has gone meanwhile."""
     files = []
     for entry in entries:
@@ -102,15 +109,15 @@ def _content(path: str) -> bytes:
         return b"".join(parts)
 
 
-def _listing(directory: str) -> tuple[_Entry, ...]:
-    entries: list[_Entry] = []
+def _listing(directory: str) -> tuple[FolderEntry, ...]:
+    entries: list[FolderEntry] = []
     _list_into(entries, directory, 0)
     if sum(min(entry.size_bytes, MAX_FILE_BYTES) for entry in entries if entry.is_file) > MAX_SET_BYTES:
         raise PolicyFolderError(f"{directory}: more than {MAX_SET_BYTES} bytes of policies")
     return tuple(sorted(entries, key=lambda entry: entry.path))
 
 
-def _list_into(entries: list[_Entry], directory: str, depth: int) -> None:
+def _list_into(entries: list[FolderEntry], directory: str, depth: int) -> None:
     try:
         # A folder's own time tells of files that have gone a moment ago.
         status = os.stat(directory)  # noqa: PTH116 a Path would be made and thrown away for each of 100,000 files
@@ -130,7 +137,7 @@ def _list_into(entries: list[_Entry], directory: str, depth: int) -> None:
         _add(entries, path, name, depth)
 
 
-def _add(entries: list[_Entry], path: str, name: str, depth: int) -> None:
+def _add(entries: list[FolderEntry], path: str, name: str, depth: int) -> None:
     """Add a file, or what is in a folder; links to files are followed, links to folders are not."""
     try:
         if stat.S_ISDIR(os.lstat(path).st_mode):
@@ -156,8 +163,8 @@ def _add(entries: list[_Entry], path: str, name: str, depth: int) -> None:
     entries.append(_entry(path, status))
 
 
-def _entry(path: str, status: os.stat_result) -> _Entry:
-    return _Entry(
+def _entry(path: str, status: os.stat_result) -> FolderEntry:
+    return FolderEntry(
         path=path,
         is_file=stat.S_ISREG(status.st_mode),
         size_bytes=status.st_size,

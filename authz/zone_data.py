@@ -10,7 +10,13 @@ https://data.iana.org/time-zones/theory.html
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from importlib.resources import files
+
+
+def zone_data_version() -> str:
+    """Give the release of the time zone database, such as `2026f`: a policy set's revision does not have it."""
+    return str(import_module("tzdata").IANA_VERSION)
 
 
 @cache

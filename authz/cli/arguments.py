@@ -74,11 +74,18 @@ class Subcommands:
     def __init__(self, parser: argparse.ArgumentParser, *, dest: str = "command") -> None:
         self._actions = parser.add_subparsers(dest=dest, metavar="COMMAND", required=True, parser_class=CommandParser)
 
-    def add(self, name: str, run: Run | None, *, summary: str, example: str) -> CommandParser:
+    def add(self, name: str, run: Run, *, summary: str, example: str) -> CommandParser:
         """Add a command; `run` gets the parsed arguments and gives the exit status."""
-        parser = self._actions.add_parser(name, help=summary, description=summary, example=example)
-        if run is not None:
-            parser.set_defaults(run=run)
+        parser = self._parser(name, summary, example)
+        parser.set_defaults(run=run)
+        return parser
+
+    def add_group(self, name: str, *, summary: str, example: str) -> Subcommands:
+        """Add a command that has commands of its own."""
+        return Subcommands(self._parser(name, summary, example), dest=f"{name}_command")
+
+    def _parser(self, name: str, summary: str, example: str) -> CommandParser:
+        parser: CommandParser = self._actions.add_parser(name, help=summary, description=summary, example=example)
         return parser
 
 

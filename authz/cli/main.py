@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from authz import __version__
 from authz.cli.arguments import NO, USAGE, YES, CommandParser, Subcommands, parse
 from authz.errors import AuthzError
+from authz.zone_data import zone_data_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 one re
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words[:1] in (["--version"], ["version"]):
-            print(f"authz {__version__}")
+            print(f"authz {__version__} (tzdata {zone_data_version()})")
             return YES
         if not words or words[0] in {"-h", "--help", "help"}:
             print(_overview())

@@ -22,13 +22,11 @@ _STATE_HELP = "where the mesh keeps its state (default: .authz/mesh); one mesh a
 
 def add_commands(commands: Subcommands) -> None:
     """Add `mesh up`, `status`, `down`, `call` and `demo`."""
-    group = commands.add(
+    subcommands = commands.add_group(
         "mesh",
-        None,
         summary="run every Service of a policy folder on this machine, behind real Envoys",
         example="authz mesh up --policies policies --detach",
     )
-    subcommands = Subcommands(group, dest="mesh_command")
     _add_up(subcommands)
     _add_status(subcommands)
     _add_down(subcommands)

@@ -53,13 +53,11 @@ beside bundle.pem as bundle.<trust domain>.pem.
 
 def add_commands(commands: Subcommands) -> None:
     """Add `svid mint` and `svid show`."""
-    group = commands.add(
+    subcommands = commands.add_group(
         "svid",
-        None,
         summary="issue and show X.509-SVIDs of a local authority",
         example="authz svid mint --policies policies --out svids",
     )
-    subcommands = Subcommands(group, dest="subcommand")
     _add_mint(subcommands)
     _add_show(subcommands)
 

@@ -36,6 +36,14 @@ _FIRST_BLOCK = re.compile(_BLOCK)
 _CHAIN = re.compile(rb"(?:" + _BLOCK + rb")+")
 _PRIVATE_KEY = b"PRIVATE KEY-----"
 
+# X.690: the headers of Certificate and tbsCertificate, a version where there is one, and of the serial number its
+# length and first octet. In DER a number is negative by its first bit, and zero is one octet.
+_LENGTH = rb"(?:[\x00-\x7f]|\x81.|\x82..|\x83...)"
+_NOT_POSITIVE = re.compile(
+    rb"\x30" + _LENGTH + rb"\x30" + _LENGTH + rb"(?:\xa0\x03\x02\x01.)?\x02(?:" + _LENGTH + rb"[\x80-\xff]|\x01\x00)",
+    re.DOTALL,
+)
+
 #: The extensions whose meaning for a leaf is applied here; certificate policies have none where no policy is asked for.
 _UNDERSTOOD = (
     x509.BasicConstraints,
@@ -75,6 +83,9 @@ def x509_svid_from_pem(pem: bytes) -> X509Svid:
     Further certificates may follow (intermediates); what they say decides nothing.
     """
     der = _leaf_der(pem)
+    # RFC 5280 4.1.2.2. The library reads such a one with a warning on standard error, which is for us, not for peers.
+    if _NOT_POSITIVE.match(der):
+        raise X509SvidError("the serial number is not positive")
     try:
         return _svid_of(x509.load_der_x509_certificate(der))
     except X509SvidError:
@@ -102,9 +113,9 @@ def _leaf_der(pem: bytes) -> bytes:
 def _svid_of(certificate: x509.Certificate) -> X509Svid:
     """Apply every rule for leaves; raises X509SvidError at the first that is broken."""
     extensions = certificate.extensions
-    # RFC 5280 4.1.2.2: positive, and at most 20 octets; no longer one can be written in a revocation.
+    # RFC 5280 4.1.2.2: at most 20 octets (no longer one can be written in a revocation), and positive, as seen before.
     if not 0 < certificate.serial_number < _SERIAL_END:
-        raise X509SvidError("the serial number is not positive, or has more than 20 octets")
+        raise X509SvidError("the serial number has more than 20 octets")
     _require_known_critical_extensions(extensions)
     _require_no_authority(extensions)
     _require_key_usage(extensions)

@@ -21,6 +21,7 @@ from authz.sidecar.control.policy_follower import PolicyFollower
 from authz.sidecar.control.status_file import StatusReport
 from authz.sidecar.errors import SidecarError
 from authz.sidecar.in_force import InForce, PolicyInForce
+from authz.zone_data import zone_data_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,10 @@ def run(settings: SidecarSettings) -> None:
         follower.load()
         status.listening()
         follower.start()
-        _log.info("deciding for `%s` on %s", settings.service, settings.socket)
+        # Sidecars with one revision and different zones may disagree about hours: what they go by is to be seen.
+        _log.info(
+            "deciding for `%s` on %s, time zones of tzdata %s", settings.service, settings.socket, zone_data_version()
+        )
         while not ended.wait(LOOK_S):
             if log is not None:
                 log.follow()

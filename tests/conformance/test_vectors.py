@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,32 +17,10 @@ from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
 from authz.policy.policy_test import directory_of
 from tests.conformance.reference import reference_answer
+from tests.conformance.vector_cases import VECTORS, Case, cases_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-VECTORS = sorted(Path(__file__).with_name("vectors").glob("*.yaml"))
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    call: dict[str, Any]
-    expect: dict[str, Any]
-
-    @property
-    def line(self) -> bytes:
-        return json.dumps(self.call).encode()
-
-
-def cases_of(vector: dict[str, Any]) -> Iterator[Case]:
-    for case in vector.get("cases", ()):
-        at = {"at": case.get("at", vector.get("at"))}
-        yield Case(case["name"], {**vector["defaults"], **case["call"], **at}, case["expect"])
-    for reason in ("allowed", "malformed"):
-        for call in vector.get(reason, ()):
-            words = {key: value for key, value in call.items() if key != "name"}
-            yield Case(repr(words), {**vector["defaults"], **words, "at": vector["at"]}, {"reason": reason})
+    from pathlib import Path
 
 
 @pytest.fixture(params=VECTORS, ids=lambda path: path.stem)

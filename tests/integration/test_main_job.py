@@ -22,6 +22,7 @@ from tests.support.local_mesh import (
     CALL_PATIENCE_S,
     LocalMesh,
     admin_stats,
+    eventually,
     raw_request,
     request,
     tls_connection,
@@ -29,7 +30,7 @@ from tests.support.local_mesh import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.envoy
@@ -110,16 +111,6 @@ def orders(mesh: LocalMesh) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def catalog(mesh: LocalMesh) -> dict[str, Any]:
     return mesh.service("catalog")
-
-
-def eventually(true: Callable[[], bool], patience_s: float = 10) -> bool:
-    """Ask until it is so; for what another process does and tells nobody."""
-    end_s = time.monotonic() + patience_s
-    while time.monotonic() < end_s:
-        if true():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def wall(instant: datetime) -> str:

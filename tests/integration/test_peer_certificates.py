@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import socket
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,37 +27,13 @@ from authz.svid_files import write_svid
 from tests.support.echo_process import EchoProcess
 from tests.support.envoy_process import EnvoyProcess
 from tests.support.local_mesh import raw_request, tls_connection, tls_context
+from tests.support.policy_sets import ORDERS_AND_CATALOG, ORDERS_READ_CATALOG, write
 from tests.support.sidecar_process import SidecarProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.envoy
-
-SET = """
-apiVersion: authz/v1
-kind: Mesh
-metadata: {name: shop}
-spec: {trustDomains: [shop.example]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: orders}
-spec: {identities: ["spiffe://shop.example/orders"]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: catalog}
-spec: {identities: ["spiffe://shop.example/catalog"]}
----
-apiVersion: authz/v1
-kind: MicroPolicy
-metadata: {name: orders-read-catalog}
-spec:
-  from: [{services: [orders]}]
-  to: [{services: [catalog], operations: [{methods: [GET], paths: ["/items/{id}"]}]}]
-"""
 
 
 @pytest.fixture
@@ -66,9 +44,7 @@ def authority() -> Authority:
 @pytest.fixture
 def inbound(tmp_path: Path, authority: Authority) -> Iterator[str]:
     """Give the address of catalog's inbound listener."""
-    policies = tmp_path / "policies"
-    policies.mkdir()
-    (policies / "set.yaml").write_text(SET)
+    policies = Path(write(tmp_path / "policies", *ORDERS_AND_CATALOG, ORDERS_READ_CATALOG))
     catalog = SpiffeId.parse("spiffe://shop.example/catalog")
     svids = tmp_path / "svids"
     write_svid(
@@ -137,7 +113,45 @@ def test_a_certificate_with_two_spiffe_ids_is_nobodys(inbound: str, authority: A
     assert (answer.status, answer.reason) == (401, "unidentified")
 
 
-def signed_by(authority: Authority, identities: tuple[str, ...]) -> bytes:
+def test_a_certificate_whose_serial_is_not_positive_is_nobodys(
+    inbound: str, authority: Authority, tmp_path: Path
+) -> None:
+    # RFC 5280 4.1.2.2; Envoy takes it in the handshake. The one that differs in its serial alone is let through.
+    answers = []
+    for octet in (b"\x02", b"\x00", b"\xff"):
+        odd = tmp_path / "odd.pem"
+        odd.write_bytes(
+            with_serial(authority, signed_by(authority, ("spiffe://shop.example/orders",), serial=1), octet)
+        )
+        with tls_connection(inbound, tls_context(certificate=str(odd), key=str(odd))) as connection:
+            answer = raw_request(connection, "GET", "/items/1", "catalog")
+        answers.append((answer.status, answer.reason))
+    assert answers == [(200, None), (401, "unidentified"), (401, "unidentified")]
+
+
+def with_serial(authority: Authority, pem: bytes, octet: bytes) -> bytes:
+    """Sign a certificate (and key, PEM) again after its serial number was replaced, which no builder would do."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    signer = load_pem_private_key(authority.to_pem(), password=None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    before = certificate.tbs_certificate_bytes
+    head = before.index(b"\xa0\x03\x02\x01\x02\x02\x01\x01")
+    content = before[: head + 7] + octet + before[head + 8 :]
+    signature = signer.sign(content, ec.ECDSA(hashes.SHA256()))
+    # RFC 5280 4.1.1: what is signed, ecdsa-with-SHA256, and the signature as a bit string
+    whole = content + bytes.fromhex("300a06082a8648ce3d040302") + _der(0x03, b"\0" + signature)
+    text = base64.encodebytes(_der(0x30, whole)).decode()
+    key = pem[pem.index(b"-----BEGIN PRIVATE KEY-----") :]
+    return f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n".encode() + key
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2, "big") if size > 255 else bytes([0x81, size])
+    return bytes([tag]) + length + content
+
+
+def signed_by(authority: Authority, identities: tuple[str, ...], *, serial: int | None = None) -> bytes:
     """Sign, with an authority's own key, a leaf that it would never issue; gives certificate and key as PEM."""
     pem = authority.to_pem()
     signer = load_pem_private_key(pem, password=None)
@@ -162,7 +176,7 @@ def signed_by(authority: Authority, identities: tuple[str, ...]) -> bytes:
         .issuer_name(x509.load_pem_x509_certificate(authority.certificate_pem).subject)
         .subject_name(x509.Name([]))
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=1))
         .not_valid_after(now + timedelta(minutes=30))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

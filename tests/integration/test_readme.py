@@ -140,3 +140,12 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
     for file, test in named:
         (path,) = [path for path in ROOT.glob("tests/**/*.py") if str(path).endswith("/" + file)]
         assert not test or f"def {test}(" in path.read_text(), f"{file}::{test}"
+
+
+def test_every_claim_of_the_threat_model_names_the_test_that_shows_it() -> None:
+    text = (ROOT / "docs/threat-model.md").read_text()
+    claims = re.findall(r"^\*\*(.+?)\.\*\*(.*?)\n\n", text[: text.index("## Limits")], re.MULTILINE | re.DOTALL)
+    assert claims
+    assert [
+        claim for claim, shown in claims if not re.search(r"`(?:[\w/]+/)?test_\w+\.py(?:::test_\w+)?`", shown)
+    ] == []

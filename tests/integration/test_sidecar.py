@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,38 +17,16 @@ import pytest
 
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
+from authz.zone_data import zone_data_version
+from tests.support.certificates import with_serial_octet
 from tests.support.check_request import check_request
+from tests.support.policy_sets import ORDERS_AND_CATALOG, ORDERS_READ_CATALOG, write
 from tests.support.sidecar_process import SidecarProcess, ask, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-SET = """
-apiVersion: authz/v1
-kind: Mesh
-metadata: {name: shop}
-spec: {trustDomains: [shop.example]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: orders}
-spec: {identities: ["spiffe://shop.example/orders"]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: catalog}
-spec: {identities: ["spiffe://shop.example/catalog"]}
-"""
-POLICY = """
-apiVersion: authz/v1
-kind: MicroPolicy
-metadata: {name: orders-read-catalog}
-spec:
-  from: [{services: [orders]}]
-  to: [{services: [catalog], operations: [{methods: [GET], paths: ["/items/{id}"]}]}]
-"""
-BROKEN = POLICY.replace("operations", "operation")
+BROKEN = ORDERS_READ_CATALOG.replace("operations", "operation")
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +36,8 @@ def authority() -> Authority:
 
 @pytest.fixture
 def policies(tmp_path: Path) -> Path:
-    folder = tmp_path / "policies"
-    folder.mkdir()
-    (folder / "mesh.yaml").write_text(SET)
-    (folder / "orders.yaml").write_text(POLICY)
+    folder = Path(write(tmp_path / "policies", *ORDERS_AND_CATALOG))
+    (folder / "orders.yaml").write_text(ORDERS_READ_CATALOG)
     return folder
 
 
@@ -102,6 +79,29 @@ def test_a_call_is_decided_by_caller_method_and_path(
     elsewhere = Authority.generate(TrustDomain.parse("elsewhere.example"), datetime.now(UTC), timedelta(hours=1))
     outside = certificate(elsewhere, "spiffe://elsewhere.example/orders")
     assert reason(sidecar.check(check_request(certificate_pem=outside))) == "untrusted"
+
+
+def test_a_certificate_whose_serial_is_not_positive_is_nobodys_and_nothing_is_printed(
+    start: Callable[..., SidecarProcess],
+) -> None:
+    now = datetime.now(UTC)
+    valid = {"not_before": now - timedelta(minutes=1), "not_after": now + timedelta(hours=1)}
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    answers = [
+        reason(sidecar.check(check_request(certificate_pem=with_serial_octet(octet, **valid))))
+        for octet in (b"\x01", b"\x00", b"\xff")
+    ]
+    assert answers == ["no_policy", "unidentified", "unidentified"]
+    assert sidecar.stop() == 0
+    assert all(" INFO " in line for line in sidecar.errors.read_text().splitlines())
+
+
+def test_a_sidecar_says_by_which_time_zones_it_decides(start: Callable[..., SidecarProcess]) -> None:
+    sidecar = start()
+    sidecar.wait_for("READY=1")
+    assert sidecar.stop() == 0
+    assert f"time zones of tzdata {zone_data_version()}" in sidecar.errors.read_text()
 
 
 def test_an_outbound_call_is_the_workloads_own(start: Callable[..., SidecarProcess]) -> None:
@@ -152,10 +152,10 @@ def test_an_edit_comes_into_force_and_a_broken_edit_does_not(
     assert reason(sidecar.check(asked)) == "allowed"
     status = json.loads((tmp_path / "state" / "status.json").read_text())
     assert (status["revision"], status["stale"], status["ready"]) == (before["revision"], True, True)
-    assert any("orders.yaml:7:" in fault for fault in status["faults"])
-    assert sidecar.errors.read_text().count("orders.yaml:7:") == len(status["faults"])
+    assert any("orders.yaml:4:" in fault for fault in status["faults"])
+    assert sidecar.errors.read_text().count("orders.yaml:4:") == len(status["faults"])
 
-    replace(policies / "orders.yaml", POLICY.replace("GET", "POST"))
+    replace(policies / "orders.yaml", ORDERS_READ_CATALOG.replace("GET", "POST"))
     sidecar.wait_for("is in force")
     assert reason(sidecar.check(asked)) == "no_policy"
     status = json.loads((tmp_path / "state" / "status.json").read_text())
@@ -171,7 +171,7 @@ def test_no_call_fails_while_policies_are_edited(
     asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
     with sidecar.channel() as channel:
         for number in range(5):
-            replace(policies / "orders.yaml", POLICY.replace("orders-read-catalog", f"policy-{number}"))
+            replace(policies / "orders.yaml", ORDERS_READ_CATALOG.replace("orders-read-catalog", f"policy-{number}"))
             named = ""
             while named != f"policy-{number}":  # ends when the edit is in force; each answer until then is asserted
                 response = ask(channel, asked)
@@ -188,7 +188,7 @@ def test_without_a_usable_set_every_call_is_denied(
     asked = check_request(certificate_pem=certificate(authority, "spiffe://shop.example/orders"))
     response = sidecar.check(asked)
     assert (reason(response), response.denied_response.status.code) == ("internal_error", 503)
-    replace(policies / "orders.yaml", POLICY)
+    replace(policies / "orders.yaml", ORDERS_READ_CATALOG)
     sidecar.wait_for("READY=1")
     assert reason(sidecar.check(asked)) == "allowed"
 
@@ -216,7 +216,7 @@ def test_a_permission_that_was_taken_away_does_not_come_back_with_a_restart(
     assert reason(first.check(asked)) == "allowed"
     # From here on the set that is in force cannot be kept: a folder stands where its draft would.
     (state / f"last-good.json.{first.process.pid}.draft").mkdir()
-    replace(policies / "orders.yaml", POLICY.replace("GET", "POST"))
+    replace(policies / "orders.yaml", ORDERS_READ_CATALOG.replace("GET", "POST"))
     first.wait_for("is in force")
     assert reason(first.check(asked)) == "no_policy"
     first.kill()
@@ -252,7 +252,7 @@ def test_what_blocks_a_reader_does_not_block_the_follower(
     sidecar.wait_for("newer files cannot be used")
     assert reason(sidecar.check(asked)) == "allowed"
     (policies / "pipe.yaml").unlink()
-    replace(policies / "orders.yaml", POLICY.replace("GET", "POST"))
+    replace(policies / "orders.yaml", ORDERS_READ_CATALOG.replace("GET", "POST"))
     while "cannot be used" in sidecar.wait_for("READY=1"):
         pass
     assert reason(sidecar.check(asked)) == "no_policy"

@@ -410,6 +410,8 @@ class TestLoader:
         set_or_faults(as_yaml(documents).decode("utf-8", "surrogatepass").encode("utf-8", "replace"))
 
 
+#: the reference reads calendars with the standard library: from the year 5 to the year 9995
+CALENDAR_NS = (-62_000_000_000 * 10**9, 253_200_000_000 * 10**9)
 ANY_TEXT = st.text(max_size=60) | st.text(alphabet="/.;%2Fea?#\\:@[]*{}-_A\x00\ud800", max_size=40)
 ANY_ID = st.none() | st.sampled_from(
     [SpiffeId.parse(f"spiffe://{each}") for each in ("o.example/a", "f.example/a/b", "x.example/a", "o.example")]
@@ -457,7 +459,8 @@ class TestTotal:
         got = evaluate(index, call, now_ns)
         assert isinstance(got, Decision)
         assert got.reason not in {Reason.INTERNAL_ERROR, Reason.OVERLOADED}
-        assert as_answer(got) == reference_answer(policy_set, call, now_ns)
+        if CALENDAR_NS[0] < now_ns < CALENDAR_NS[1]:
+            assert as_answer(got) == reference_answer(policy_set, call, now_ns)
 
 
 class TestAskedCalls:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -87,3 +88,14 @@ def der(certificate: x509.Certificate) -> bytes:
 def with_key(certificate: x509.Certificate) -> bytes:
     """Write a certificate of this module and its private key as PEM."""
     return pem(certificate) + _KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def with_serial_octet(octet: bytes, **validity: datetime) -> bytes:
+    """Write a leaf as PEM whose serial number is this octet: no builder writes one that is not positive.
+
+    Its signature is not right, which only a handshake would notice.
+    """
+    content = der(leaf(serial=0x4A, **validity))
+    assert content.count(b"\x02\x01\x4a") == 1
+    text = base64.encodebytes(content.replace(b"\x02\x01\x4a", b"\x02\x01" + octet))
+    return b"-----BEGIN CERTIFICATE-----\n" + text + b"-----END CERTIFICATE-----\n"

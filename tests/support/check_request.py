@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 from envoy.service.auth.v3 import external_auth_pb2
 
+#: where every call comes from
+ADDRESS = "127.0.0.1:40404"
 DEFAULT_HEADERS = ((":method", b"GET"), (":path", b"/items/42"), (":authority", b"catalog"))
 
 
@@ -25,8 +27,9 @@ def check_request(
     if direction is not None:
         attributes.context_extensions["direction"] = direction
     attributes.context_extensions.update(extensions or {})
-    attributes.source.address.socket_address.address = "127.0.0.1"
-    attributes.source.address.socket_address.port_value = 40404
+    address, _, port = ADDRESS.rpartition(":")
+    attributes.source.address.socket_address.address = address
+    attributes.source.address.socket_address.port_value = int(port)
     attributes.source.certificate = quote(certificate_pem.decode("ascii"))
     http = attributes.request.http
     http.method, http.host, http.protocol = method, host, protocol

@@ -9,11 +9,12 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 #: bounds for what must happen, never a measure of how fast it does
@@ -42,6 +43,16 @@ def authz(*arguments: str, check: bool = False, patience_s: float = UP_PATIENCE_
     return subprocess.run(
         [sys.executable, "-m", "authz", *arguments], capture_output=True, text=True, timeout=patience_s, check=check
     )
+
+
+def eventually(true: Callable[[], bool], patience_s: float = 10) -> bool:
+    """Ask until it is so; for what another process does and tells nobody."""
+    end_s = time.monotonic() + patience_s
+    while time.monotonic() < end_s:
+        if true():
+            return True
+        time.sleep(0.02)
+    return False
 
 
 class LocalMesh:

@@ -1,4 +1,4 @@
-"""Policy sets for meshes: a tiny one, one with every kind of ThirdParty, and one of eleven Services."""
+"""Policy sets for meshes and sidecars: tiny ones, one with every kind of ThirdParty, and one of eleven Services."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from authz.policy.document import SourceFile
 from authz.policy.policy_set import PolicySet, parse_policy_set
+from tests.support.policy_texts import document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
 OPEN = "{opens: 2026-01-01T00:00:00Z, closes: 2099-01-01T00:00:00Z}"
 ENDED = "{opens: 2020-01-01T00:00:00Z, closes: 2021-01-01T00:00:00Z}"
 TO_COME = "{opens: 2098-01-01T00:00:00Z, closes: 2099-01-01T00:00:00Z}"
-
-
-def document(kind: str, name: str, spec: str) -> str:
-    return f"apiVersion: authz/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
 
 
 def service(name: str, *identities: str, more: str = "") -> str:
@@ -34,6 +31,19 @@ def write(folder: Path, *documents: str) -> str:
     (folder / "set.yaml").write_text("---\n".join(documents))
     return str(folder)
 
+
+#: two Services, and the one call that is allowed
+ORDERS_AND_CATALOG = (
+    document("Mesh", "shop", "{trustDomains: [shop.example]}"),
+    service("orders"),
+    service("catalog"),
+)
+ORDERS_READ_CATALOG = document(
+    "MicroPolicy",
+    "orders-read-catalog",
+    "{from: [{services: [orders]}],"
+    ' to: [{services: [catalog], operations: [{methods: [GET], paths: ["/items/{id}"]}]}]}',
+)
 
 ONE_SERVICE = (document("Mesh", "one", "{trustDomains: [shop.example]}"), service("alone"))
 

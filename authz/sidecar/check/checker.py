@@ -78,30 +78,14 @@ class Checker:
 
     def _refuse_unread(self) -> bytes:
         """Deny a check of which nothing is known, with a record like any other decision."""
-        decision = Decision(reason=Reason.INTERNAL_ERROR, policy=None, revision=self._in_force.policy.revision or "")
-        decision_id = uuid.uuid4().hex
-        answer = answer_bytes(decision=decision, decision_id=decision_id, call=None)
-        self._record(
-            DecisionRecord(
-                decision_id=decision_id,
-                time_ns=self._clock(),
-                sidecar=self._workload.service,
-                call=Call(
-                    direction=Direction.INBOUND,
-                    service=self._workload.service,
-                    caller=None,
-                    method="",
-                    path="",
-                    host="",
-                ),
-                decision=decision,
-                wire=WireFacts(
-                    request_id=None, protocol="http/1.1", tls_version=None, tls_cipher=None, peer_serial=None
-                ),
-                check_us=0,
-            )
+        service = self._workload.service
+        return self._answer_with(
+            Decision(reason=Reason.INTERNAL_ERROR, policy=None, revision=self._in_force.policy.revision or ""),
+            call=Call(direction=Direction.INBOUND, service=service, caller=None, method="", path="", host=""),
+            wire=WireFacts(request_id=None, protocol="http/1.1", tls_version=None, tls_cipher=None, peer_serial=None),
+            now_ns=self._clock(),
+            started_ns=time.perf_counter_ns(),
         )
-        return answer
 
     def _answer(self, message: bytes) -> bytes:
         started_ns = time.perf_counter_ns()
@@ -120,13 +104,23 @@ class Checker:
             address=question.address,
             serial=serial,
         )
+        wire = WireFacts(
+            request_id=question.request_id,
+            protocol=question.protocol,
+            tls_version=None if question.tls is None else question.tls.value,
+            tls_cipher=question.tls_cipher,
+            peer_serial=serial if question.direction is Direction.INBOUND else None,
+        )
         index = self._in_force.policy.index
         if index is not None and _is_unverified(index, call):
             call = replace(call, caller=None)
         decision = self._decide(question, index, call, now_ns)
+        return self._answer_with(decision, call=call, wire=wire, now_ns=now_ns, started_ns=started_ns)
+
+    def _answer_with(self, decision: Decision, *, call: Call, wire: WireFacts, now_ns: int, started_ns: int) -> bytes:
+        """Give the answer that a decision is told in; its record is written before the answer leaves."""
         decision_id = uuid.uuid4().hex
-        is_grpc = question.protocol == "grpc"
-        answer = answer_bytes(decision=decision, decision_id=decision_id, call=call, is_grpc=is_grpc)
+        answer = answer_bytes(decision=decision, decision_id=decision_id, call=call, is_grpc=wire.protocol == "grpc")
         self._record(
             DecisionRecord(
                 decision_id=decision_id,
@@ -134,13 +128,7 @@ class Checker:
                 sidecar=self._workload.service,
                 call=call,
                 decision=decision,
-                wire=WireFacts(
-                    request_id=question.request_id,
-                    protocol=question.protocol,
-                    tls_version=None if question.tls is None else question.tls.value,
-                    tls_cipher=question.tls_cipher,
-                    peer_serial=serial if question.direction is Direction.INBOUND else None,
-                ),
+                wire=wire,
                 check_us=(time.perf_counter_ns() - started_ns) // 1000,
             )
         )

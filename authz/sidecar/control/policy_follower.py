@@ -11,10 +11,8 @@ folder by then, and long before the answers would be less than exact.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import watchfiles
@@ -24,15 +22,17 @@ from authz.instant import NS_PER_S
 from authz.policy.errors import PolicySetFaults
 from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
-from authz.policy_folder import SUFFIXES, read_policy_folder
+from authz.policy_folder import PolicyFolderError, policy_files, read_policy_folder
 from authz.sidecar.control import last_good
 from authz.sidecar.in_force import PolicyInForce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from authz.policy.document import SourceFile
     from authz.policy.index import PolicyIndex
+    from authz.policy_folder import FolderEntry
     from authz.sidecar.in_force import InForce
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class PolicyFollower:
         self._in_force = in_force
         self._state = state
         self._changed = changed
-        self._seen: object = None
+        self._seen: tuple[FolderEntry, ...] | None = None
         self._clock = clock
         self._read: tuple[SourceFile, ...] | None = None
         #: what is in force, and around when it was compiled
@@ -200,21 +200,9 @@ def _shown(error: PolicySetFaults) -> tuple[str, ...]:
     return texts if rest <= 0 else (*texts[:MAX_FAULTS_SHOWN], f"and {rest} more faults")
 
 
-def _listing(folder: str) -> frozenset[tuple[str, int, int, int]] | None:
+def _listing(folder: str) -> tuple[FolderEntry, ...] | None:
     """List what decides whether the folder must be read again; None where it cannot be listed."""
-    entries = set()
     try:
-        for directory, folders, names in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
-                if name.endswith(SUFFIXES) and not name.startswith("."):
-                    path = Path(directory, name)
-                    facts = path.stat()
-                    entries.add((str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns))
-    except OSError:
-        return None
-    return frozenset(entries)
-
-
-def _raise(error: OSError) -> None:
-    raise error
+        return policy_files(folder)
+    except PolicyFolderError:
+        return None  # reading it says why

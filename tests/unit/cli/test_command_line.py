@@ -130,7 +130,7 @@ def test_a_missing_flag_names_itself() -> None:
 
 
 def test_the_version_is_told() -> None:
-    assert re.fullmatch(r"authz \d+\.\d+\.\d+\n", run("--version").stdout)
+    assert re.fullmatch(r"authz \d+\.\d+\.\d+ \(tzdata 20\d\d[a-z]\)\n", run("--version").stdout)
 
 
 def test_a_reader_that_leaves_early_gets_no_complaint() -> None:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from authz.policy.errors import PolicySetFaults
-from authz.policy_folder import PolicyFolderError, _Entry, _read, load_policy_folder, read_policy_folder
+from authz.policy_folder import (
+    FolderEntry,
+    PolicyFolderError,
+    _read,
+    load_policy_folder,
+    policy_files,
+    read_policy_folder,
+)
 from tests.support.policy_texts import MESH, service
 
 if TYPE_CHECKING:
@@ -144,7 +151,7 @@ def test_a_file_that_turns_into_a_pipe_while_it_is_read_is_never_waited_for(tmp_
 
 
 def read_once(path: str) -> None:
-    entry = _Entry(path=path, is_file=True, size_bytes=0, mtime_ns=0, inode=0)
+    entry = FolderEntry(path=path, is_file=True, size_bytes=0, mtime_ns=0, inode=0)
     _read((entry,))
 
 
@@ -164,3 +171,26 @@ def test_other_files_may_come_and_go_all_the_time(tmp_path: Path) -> None:
     finally:
         ended.set()
         churning.join()
+
+
+def test_a_listing_tells_every_change_of_a_policy_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    target, other = tmp_path / "below" / "set.yaml", tmp_path / "other.yml"
+    target.write_text("one")
+    other.symlink_to("below/set.yaml")
+    before = policy_files(str(tmp_path))
+    assert [entry.path for entry in before] == [str(target), str(other)]
+    (tmp_path / "notes.txt").write_text("no policy")
+    (tmp_path / ".draft.yaml").write_text("no policy yet")
+    (tmp_path / "below" / "empty").mkdir()
+    assert policy_files(str(tmp_path)) == before
+    # The same name, size and time: what a tool leaves that keeps times, such as rsync or git with a restored mtime.
+    draft = tmp_path / ".draft"
+    draft.write_text("two")
+    os.utime(draft, ns=(0, target.stat().st_mtime_ns))
+    draft.replace(target)
+    after = policy_files(str(tmp_path))
+    assert after != before
+    assert [entry.inode for entry in after] == [target.stat().st_ino] * 2, "a link stands for what it leads to"
+    other.unlink()
+    assert len(policy_files(str(tmp_path))) == 1

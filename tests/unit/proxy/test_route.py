@@ -9,49 +9,32 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
-from authz.policy.document import SourceFile
 from authz.policy.host import is_well_formed, requested_host
 from authz.policy.index import compile_index
-from authz.policy.policy_set import parse_policy_set
 from authz.proxy.errors import ProxyError
 from authz.proxy.route import DENIAL_HEADERS, NOWHERE_STATUS, inbound_routes, outbound_routes
 from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost
+from tests.support.policy_sets import OPEN, document, parsed, service
 from tests.support.sidecar_specs import LOCAL, sidecar
 
 if TYPE_CHECKING:
     from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration, VirtualHost
 
-SET = """
-apiVersion: authz/v1
-kind: Mesh
-metadata: {name: shop}
-spec: {trustDomains: [shop.example]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: orders}
-spec: {identities: ["spiffe://shop.example/orders"], hosts: [orders.shop.local, o.cdn.example]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: catalog}
-spec: {identities: ["spiffe://shop.example/catalog"]}
----
-apiVersion: authz/v1
-kind: ThirdParty
-metadata: {name: acme}
-spec:
-  hosts: [api.acme.example, "a.cdn.example:8443", "*.cdn.example", "b.cdn.example:9443"]
-  window: {opens: 2026-01-01T00:00:00Z, closes: 2099-01-01T00:00:00Z}
----
-apiVersion: authz/v1
-kind: ThirdParty
-metadata: {name: other}
-spec:
-  hosts: ["api.acme.example:8443", "*.cdn.example:8443", "*.a.cdn.example"]
-  window: {opens: 2026-01-01T00:00:00Z, closes: 2099-01-01T00:00:00Z}
-"""
-POLICY_SET = parse_policy_set([SourceFile(path="set.yaml", content=SET.encode())])
+POLICY_SET = parsed(
+    document("Mesh", "shop", "{trustDomains: [shop.example]}"),
+    service("orders", more=", hosts: [orders.shop.local, o.cdn.example]"),
+    service("catalog"),
+    document(
+        "ThirdParty",
+        "acme",
+        f'{{hosts: [api.acme.example, "a.cdn.example:8443", "*.cdn.example", "b.cdn.example:9443"], window: {OPEN}}}',
+    ),
+    document(
+        "ThirdParty",
+        "other",
+        f'{{hosts: ["api.acme.example:8443", "*.cdn.example:8443", "*.a.cdn.example"], window: {OPEN}}}',
+    ),
+)
 INDEX = compile_index(POLICY_SET)
 SPEC = sidecar(
     destinations=tuple(
