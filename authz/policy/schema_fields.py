@@ -7,7 +7,7 @@ that every fault of a document is found in one pass and knows its place.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable  # noqa: TC003 pydantic reads the annotations
+from collections.abc import Callable, Iterable  # noqa: TC003 pydantic reads the annotations
 from dataclasses import replace
 from enum import StrEnum
 from functools import lru_cache
@@ -23,7 +23,7 @@ from authz.identity.spiffe_id import TrustDomain
 from authz.instant import NS_PER_S
 from authz.policy.asked_call import AskedCall
 from authz.policy.condition import Condition
-from authz.policy.errors import FaultCode, nearest, quoted
+from authz.policy.errors import FaultCode, quoted
 from authz.policy.expectation import Expectation
 from authz.policy.host import ThirdPartyHost, parse_service_host
 from authz.policy.hours import Day, Hours, HoursEntry, parse_from_minute, parse_until_minute
@@ -38,6 +38,7 @@ from authz.policy.operation import (
     HttpOperation,
     Operation,
 )
+from authz.policy.remedy import instead_of_all, instead_of_name, instead_of_operations, nearest_word
 from authz.policy.revocation import Revocation, parse_revocation
 from authz.policy.route import GrpcMethod, PathShape, PathTemplate, parse_method
 from authz.policy.window import NS_PER_DAY, Window, parse_instant_ns
@@ -102,8 +103,7 @@ def _one_of(words: type[StrEnum], *, not_yet: StrEnum | None = None) -> _Validat
 
     def parse(text: str) -> StrEnum:
         if text not in known:
-            allowed = ", ".join(f"`{word}`" for word in known)
-            raise problem(f"{quoted(text)} is none of {allowed}")
+            raise problem(f"{quoted(text)} is none of {_listed(known)}{nearest_word(text, known)}")
         if text == not_yet:
             raise problem(
                 f"`{text}` is not supported yet; only {_others(words, not_yet)} is", code=FaultCode.UNSUPPORTED
@@ -111,6 +111,10 @@ def _one_of(words: type[StrEnum], *, not_yet: StrEnum | None = None) -> _Validat
         return known[text]
 
     return _text(parse)
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
 
 
 def _others(words: type[StrEnum], not_yet: StrEnum) -> str:
@@ -144,9 +148,15 @@ NotSupported: TypeAlias = Annotated[None, _Validated(_refuse)]
 # --- words ---------------------------------------------------------------------------------------------------------
 
 
+def is_name(text: str) -> bool:
+    """Whether a document can have this name."""
+    return _DNS_LABEL.fullmatch(text) is not None
+
+
 def _dns_label(text: str) -> str:
-    if not _DNS_LABEL.fullmatch(text):
-        raise problem(f"{quoted(text)} is no DNS label: at most 63 of `a-z 0-9 -`, `-` neither first nor last")
+    if not is_name(text):
+        why = f"{quoted(text)} is no DNS label: at most 63 of `a-z 0-9 -`, `-` neither first nor last"
+        raise problem(why + instead_of_name(text))
     return text
 
 
@@ -260,7 +270,7 @@ BothDatesField: TypeAlias = Annotated[Window, _Becomes(_BothDates, _dates)]
 
 def _all(text: str) -> All:
     if text != "all":
-        raise problem(f"{quoted(text)} is neither `all` nor a list")
+        raise problem(f"{quoted(text)} is neither `all` nor a list{instead_of_all(text)}")
     return ALL
 
 
@@ -335,7 +345,8 @@ def _api_entry(fields: _ApiEntryFields) -> ApiEntry:
 
 
 def _every_operation(text: str) -> tuple[Operation, ...]:
-    _all(text)
+    if text != "all":
+        raise problem(f"{quoted(text)} is neither `all` nor a list{instead_of_operations(text)}")
     return (EVERY_OPERATION,)
 
 
@@ -435,7 +446,7 @@ def _expectation(fields: _ExpectationFields) -> Expectation:
 
 def _expected_word(text: str) -> Expectation:
     if text not in {Verdict.ALLOW, Verdict.DENY}:
-        raise problem(f"{quoted(text)} is neither `allow` nor `deny`{nearest(text, list(Verdict))}")
+        raise problem(f"{quoted(text)} is neither `allow` nor `deny`{nearest_word(text, list(Verdict))}")
     return Expectation(decision=Verdict(text))
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from authz.policy.document import SourceFile, Value, read_documents
+from authz.policy.document import SourceFile, Value
+from authz.policy.document_reader import read_documents
 from authz.policy.json_schema import json_schema
 from authz.policy.schema import SPECS, Metadata
 from authz.policy.schema_faults import _fields_by_path
