@@ -9,6 +9,7 @@ from authz.cli.arguments import NO, YES
 from authz.cli.output import add_output, output_of
 from authz.cli.policy_check import add_call_flags, check
 from authz.cli.policy_reports import lint_report, test_report
+from authz.cli.progress import progress_of
 from authz.errors import UsageError
 from authz.policy.errors import PolicySetFaults, quoted
 from authz.policy.finding import Level
@@ -65,7 +66,9 @@ def add_commands(commands: Subcommands) -> None:
 def _lint(given: argparse.Namespace) -> int:
     output = output_of(given)
     try:
-        findings = lint(load_policy_folder(given.directory), now_ns=time.time_ns())
+        policy_set = load_policy_folder(given.directory)
+        with progress_of("rules looked at") as progress:
+            findings = lint(policy_set, now_ns=time.time_ns(), progress=progress)
     except PolicySetFaults as faults:
         findings = faults_as_findings(faults)
     print(lint_report(findings, output))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from authz.policy.policy_test import CaseResult
     from authz.policy.rule_coverage import RuleCoverage
 
+#: a position within a message
+_LINE: Final = re.compile(r":[0-9]+\b")
 _SARIF_SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 #: U+FFFE and the like are no characters of XML 1.0.
 _NO_XML: Final = {
@@ -64,6 +69,8 @@ def _sarif(findings: Sequence[Finding]) -> dict[str, Any]:
         {
             "id": code,
             "shortDescription": {"text": MEANING[code]},
+            "fullDescription": {"text": MEANING[code]},
+            "help": {"text": f"{MEANING[code]} See docs/lint-codes.md, `{code}`."},
             "defaultConfiguration": {"level": LEVELS[code].value},
         }
         for code in codes
@@ -75,10 +82,23 @@ def _sarif(findings: Sequence[Finding]) -> dict[str, Any]:
             {
                 "tool": {"driver": {"name": "authz lint", "semanticVersion": __version__, "rules": rules}},
                 "columnKind": "unicodeCodePoints",
-                "results": [_sarif_result(each, codes.index(str(each.code))) for each in findings],
+                "results": _sarif_results(findings, codes),
             }
         ],
     }
+
+
+def _sarif_results(findings: Sequence[Finding], codes: list[str]) -> list[dict[str, Any]]:
+    seen: Counter[str] = Counter()
+    results = []
+    for finding in findings:
+        # What stays the same finding when lines above it come and go; two of the same text are told apart by order.
+        text = "\0".join((finding.path, str(finding.code), _LINE.sub("", finding.message)))
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        seen[fingerprint] += 1
+        result = _sarif_result(finding, codes.index(str(finding.code)))
+        results.append({**result, "partialFingerprints": {"authzFinding/v1": f"{fingerprint}:{seen[fingerprint]}"}})
+    return results
 
 
 def _sarif_result(finding: Finding, rule_index: int) -> dict[str, Any]:

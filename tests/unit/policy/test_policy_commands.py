@@ -304,6 +304,20 @@ def test_findings_for_code_scanning(policies: Any, run: Any) -> None:
     assert place["artifactLocation"]["uri"] == f"{folder}/set.yaml"
     assert place["region"] == {"startLine": 19, "startColumn": 66}
     assert result["level"] == "warning"
+    for each in rules:  # what GitHub's code scanning wants of a rule
+        assert {"id", "shortDescription", "fullDescription", "help", "defaultConfiguration"} == each.keys()
+
+
+def test_a_finding_stays_the_same_one_when_lines_above_it_come_and_go(policies: Any, run: Any) -> None:
+    def fingerprints(*documents: str) -> list[str]:
+        _, out, _ = run("lint", policies(*documents), "-o", "sarif")
+        (one_run,) = json.loads(out)["runs"]
+        return [each["partialFingerprints"]["authzFinding/v1"] for each in one_run["results"]]
+
+    broad = [rule("r", operations="all"), rule("q", operations="[{methods: all, paths: all}]")]
+    before, after = fingerprints(*GOOD[:-1], *broad), fingerprints("# a comment\n\n" + GOOD[0], *GOOD[1:-1], *broad)
+    assert before == after
+    assert len(set(before)) == len(before) > 2
 
 
 def test_findings_for_a_pull_request(policies: Any, run: Any) -> None:
