@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any, Never
 
 from authz.errors import UsageError
+from authz.policy.errors import nearest, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,10 +79,17 @@ class Subcommands:
         """Add a command; `run` gets the parsed arguments and gives the exit status."""
         parser = self._actions.add_parser(name, help=summary, description=summary, example=example)
         if run is not None:
-            parser.set_defaults(run=run)
+            parser.set_defaults(run=run, parser=parser)
         return parser
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; raises UsageError where it cannot be understood."""
-    return parser.parse_args(arguments)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        command: argparse.ArgumentParser = getattr(given, "parser", parser)
+        word = unknown[0].partition("=")[0]
+        flags = [flag for action in command._actions for flag in action.option_strings if flag.startswith("--")]  # noqa: SLF001 argparse tells its flags no other way
+        hint = nearest(word, flags) if word.startswith("--") else "; quote what has spaces in it"
+        raise UsageError(f"{command.prog}: unknown argument {quoted(word)}{hint} (see `{command.prog} --help`)")
+    return given

@@ -82,7 +82,7 @@ def _test(given: argparse.Namespace) -> int:
     if given.filter and not results:
         raise UsageError(f"--filter: no case of a PolicyTest contains {quoted(given.filter)}")
     coverage = rule_coverage(policy_set, results) if given.coverage else None
-    print(test_report(results, policy_set.revision, output, coverage))
+    print(test_report(results, policy_set.revision, output, coverage, given.directory))
     return YES if all(result.passed for result in results) else NO
 
 

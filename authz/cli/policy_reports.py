@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from authz import __version__
+from authz.instant import rfc3339_from_ns
 from authz.policy.errors import printable
 from authz.policy.finding import LEVELS, MEANING, Level
 
@@ -138,8 +140,10 @@ def _property(text: str) -> str:
 # --- tests ---------------------------------------------------------------------------------------------------------
 
 
-def test_report(results: Sequence[CaseResult], revision: str, output: str, coverage: RuleCoverage | None) -> str:
-    """Show the results of PolicyTests as `pretty`, `json` or `junit`, and which rules they tried."""
+def test_report(
+    results: Sequence[CaseResult], revision: str, output: str, coverage: RuleCoverage | None, folder: str
+) -> str:
+    """Show the results of a folder's PolicyTests as `pretty`, `json` or `junit`, and which rules they tried."""
     match output:
         case "json":
             return json.dumps(
@@ -152,9 +156,11 @@ def test_report(results: Sequence[CaseResult], revision: str, output: str, cover
                 }
             )
         case "junit":
-            return _junit(results)
+            return _junit(results, folder)
         case _:
-            return "\n".join([_pretty_results(results), *([] if coverage is None else _pretty_coverage(coverage))])
+            return "\n".join(
+                [_pretty_results(results, folder), *([] if coverage is None else _pretty_coverage(coverage))]
+            )
 
 
 def _coverage(coverage: RuleCoverage) -> dict[str, Any]:
@@ -173,7 +179,29 @@ def _pretty_coverage(coverage: RuleCoverage) -> list[str]:
     return [f"{coverage.tried} of {coverage.rules} rules decided a case", *map(printable, never)]
 
 
-def _pretty_results(results: Sequence[CaseResult]) -> str:
+def _explaining(result: CaseResult, folder: str) -> str:
+    """Give the command that says why a case was answered as it was."""
+    asked = result.asked
+    flags = {
+        "--from": asked.caller,
+        "--to": asked.destination,
+        "--method": asked.method,
+        "--path": asked.path,
+        "--grpc": asked.grpc,
+        "--tls": asked.tls,
+        "--direction": asked.direction,
+        "--host": asked.host,
+        "--at": rfc3339_from_ns(result.at_ns),
+    }
+    words = ["authz", "explain", "--policies", folder]
+    for flag, value in flags.items():
+        words += [] if value is None else [flag, str(value)]
+    for name, value in asked.headers:
+        words += ["--header", f"{name}={value}"]
+    return shlex.join(words)
+
+
+def _pretty_results(results: Sequence[CaseResult], folder: str) -> str:
     if not results:
         return "no PolicyTests in the set: nothing was tested"
     lines = []
@@ -184,6 +212,7 @@ def _pretty_results(results: Sequence[CaseResult]) -> str:
             )
             lines.append(f"  expected  {result.expected}")
             lines.append(f"  got       {result.got}")
+            lines.append(f"  why       {printable(_explaining(result, folder))}")
     failed = sum(not result.passed for result in results)
     tests = len({result.test for result in results})
     cases = f"{len(results)} case{'' if len(results) == 1 else 's'} of {tests} PolicyTest{'' if tests == 1 else 's'}"
@@ -211,7 +240,7 @@ def _case(result: CaseResult) -> dict[str, Any]:
     }
 
 
-def _junit(results: Sequence[CaseResult]) -> str:
+def _junit(results: Sequence[CaseResult], folder: str) -> str:
     failed = sum(not result.passed for result in results)
     root = Element("testsuites", name="authz test", tests=str(len(results)), failures=str(failed), errors="0")
     for test in dict.fromkeys(result.test for result in results):
@@ -224,7 +253,7 @@ def _junit(results: Sequence[CaseResult]) -> str:
             )
             if not result.passed:
                 failure = SubElement(case, "failure", message=_xml(f"expected {result.expected}, got {result.got}"))
-                failure.text = _xml(f"{result.path}:{result.line}:{result.column}")
+                failure.text = _xml(f"{result.path}:{result.line}:{result.column}\n{_explaining(result, folder)}")
     indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode")
 

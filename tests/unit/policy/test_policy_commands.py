@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ ASKED = ("--from", "a", "--to", "b", "--method", "GET", "--path", "/x")
 @pytest.fixture
 def policies(tmp_path: Path) -> Callable[..., str]:
     def write(*documents: str) -> str:
-        (tmp_path / "policies").mkdir()
+        (tmp_path / "policies").mkdir(exist_ok=True)
         (tmp_path / "policies" / "set.yaml").write_text("---\n".join(documents), "utf-8")
         return str(tmp_path / "policies")
 
@@ -103,7 +104,10 @@ def test_the_pretty_answer_says_who_asks_and_until_when(policies: Any, run: Any)
         (("--grpc", "a.B/C"), "--method: `grpc` stands for method and path; leave `method` out"),
         (("-o", "xml"), "-o: `xml` is none of `pretty`, `json`"),
         (("--calls", "calls.jsonl"), "--calls says what each call is; leave --from out"),
-        (("--frm", "a"), "unrecognized arguments"),
+        (("--header", "x: y z"), "--header: `x: y z` is not K=V; write `x=y z`"),
+        (("--tls", "1.2"), "--tls: `1.2` is neither `TLSv1_2` nor `TLSv1_3`; did you mean `TLSv1_2`?"),
+        (("--frm", "a"), "authz check: unknown argument `--frm`; did you mean `--from`? (see `authz check --help`)"),
+        (("a",), "authz check: unknown argument `a`; quote what has spaces in it (see `authz check --help`)"),
     ],
 )
 def test_what_cannot_be_asked_is_status_2_and_one_line(
@@ -203,10 +207,12 @@ def test_a_failing_case_is_named_with_its_place_and_what_came(policies: Any, run
     folder = policies(*GOOD, document("PolicyTest", "t", CASES))
     status, out, _ = run("test", folder, "-o", "pretty")
     assert status == 1
+    asked = "--from b --to b --method GET --path /x --at 2026-06-01T00:00:00.000Z"
     assert out.splitlines() == [
         f"{folder}/set.yaml:26:3: t / b <may> not & \\x07",
         "  expected  deny closed by `r`",
         "  got       deny no_policy",
+        f"  why       authz explain --policies {folder} {asked}",
         "1 of 2 cases of 1 PolicyTest failed",
     ]
 
@@ -232,6 +238,26 @@ def test_results_in_json(policies: Any, run: Any) -> None:
     assert (status, result["passed"], result["failed"]) == (1, 1, 1)
     assert result["cases"][1]["expected"] == {"decision": "deny", "reason": "closed", "policy": "r"}
     assert result["cases"][1]["got"] == {"decision": "deny", "reason": "no_policy", "policy": None}
+
+
+def test_the_command_that_a_failing_case_names_says_why(policies: Any, run: Any) -> None:
+    _, out, _ = run("test", policies(*GOOD, document("PolicyTest", "t", CASES)), "-o", "pretty")
+    (line,) = (line for line in out.splitlines() if line.startswith("  why "))
+    status, explained, _ = run(*shlex.split(line)[2:], "-o", "pretty")
+    assert (status, explained.splitlines()[0]) == (1, "deny: no_policy")
+
+
+@pytest.mark.parametrize("command", ["lint", "test", "check"])
+def test_a_file_or_an_empty_folder_is_named_as_such(run: Any, tmp_path: Path, command: str) -> None:
+    words = ("check", *ASKED, "--policies") if command == "check" else (command,)
+    (tmp_path / "a.yaml").write_text("")
+    (tmp_path / "empty").mkdir()
+    file = run(*words, str(tmp_path / "a.yaml"))
+    assert file == (2, "", f"{tmp_path}/a.yaml: a file; give the folder that the whole set is in\n")
+    status, out, err = run(*words, str(tmp_path / "empty"))
+    assert status == (1 if command == "lint" else 2)
+    assert "there is no `*.yaml` or `*.yml` file in the folder" in out + err
+    assert "empty" in out + err
 
 
 def test_results_in_junit(policies: Any, run: Any) -> None:
