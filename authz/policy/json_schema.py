@@ -27,6 +27,10 @@ Schema: TypeAlias = "dict[str, Any]"
 #: Names the schema; nothing is fetched from there.
 SCHEMA_ID: Final = "https://picoseg.example/schema/authz-v1.json"
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+#: a path's segments: literal, `{name}`, `{*}`, `{**}` or `{name=**}`
+_PATH: Final = r"^(/([^/%?#;*{}\\]*|\{(\*\*?|[A-Za-z_][A-Za-z0-9_.-]*(=\*\*)?)\}))+$"
+_IDENTITY: Final = r"^spiffe://[a-z0-9._-]+(/([A-Za-z0-9._-]+|\*))*/([A-Za-z0-9._-]+|\*\*?)$"
+_HOST: Final = r"^(\*\.)?[^*/:\s]+(:[1-9][0-9]{0,4})?$"
 _INSTANT: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,3})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
 )
@@ -132,7 +136,7 @@ _METHODS: Final = _all_or(
     "HTTP methods in upper case, or the word all.",
 )
 _PATHS: Final = _all_or(
-    {"type": "string", "pattern": "^/", "examples": ["/items/{id}", "/files/{**}"]},
+    {"type": "string", "pattern": _PATH, "examples": ["/items/{id}", "/files/{**}"]},
     "Path patterns: {name} is one segment, {**} all the rest; or the word all.",
 )
 _GRPC: Final = _list(
@@ -210,7 +214,7 @@ _DEFS: Final[Schema] = {
     "instant": _text("A time of RFC 3339, always with an offset.", pattern=_INSTANT, examples=["2026-11-01T00:00:00Z"]),
     "trustDomain": _text("A SPIFFE trust domain.", pattern="^[a-z0-9._-]+$"),
     "identities": _list(
-        {"type": "string", "pattern": "^spiffe://[^*/]+/", "examples": ["spiffe://shop.example/ns/shop/sa/orders"]},
+        {"type": "string", "pattern": _IDENTITY, "examples": ["spiffe://shop.example/ns/shop/sa/orders"]},
         "SPIFFE IDs; `*` is one whole segment, `**` one or more, last only.",
         maxItems=MAX_IDENTITIES,
     ),
@@ -338,7 +342,7 @@ _SPECS: Final[dict[Kind, Schema]] = {
             "identities": _ref("identities"),
             "attributes": _ref("attributes"),
             "api": _list(_ref("apiEntry"), "What it offers, by name."),
-            "hosts": _list({"type": "string"}, "Further names that callers use."),
+            "hosts": _list({"type": "string", "pattern": r"^[^*/:\s]+$"}, "Further names that callers use."),
             "accepts": _list({"enum": _words(EvidenceField, [str(each) for each in Evidence])}),
             "forwarders": _ref("names"),
             "mode": _ref("mode"),
@@ -353,7 +357,9 @@ _SPECS: Final[dict[Kind, Schema]] = {
         "properties": {
             "identities": _ref("identities"),
             "certificates": _list({"type": "object"}),
-            "hosts": _list({"type": "string"}, "Where it is called: names, *.names, with or without a port."),
+            "hosts": _list(
+                {"type": "string", "pattern": _HOST}, "Where it is called: names, *.names, with or without a port."
+            ),
             "window": _mapping(
                 {"opens": _ref("instant"), "closes": _ref("instant")}, "Both dates.", required=["opens", "closes"]
             ),
