@@ -71,7 +71,9 @@ def _lint(given: argparse.Namespace) -> int:
             findings = lint(policy_set, now_ns=time.time_ns(), progress=progress)
     except PolicySetFaults as faults:
         findings = faults_as_findings(faults)
-    print(lint_report(findings, output))
+    report = lint_report(findings, output)
+    if report:
+        print(report)
     return NO if any(finding.level is not Level.NOTE for finding in findings) else YES
 
 

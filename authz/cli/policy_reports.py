@@ -156,7 +156,7 @@ def test_report(
                 }
             )
         case "junit":
-            return _junit(results, folder)
+            return _junit(results, folder, coverage)
         case _:
             return "\n".join(
                 [_pretty_results(results, folder), *([] if coverage is None else _pretty_coverage(coverage))]
@@ -240,9 +240,11 @@ def _case(result: CaseResult) -> dict[str, Any]:
     }
 
 
-def _junit(results: Sequence[CaseResult], folder: str) -> str:
+def _junit(results: Sequence[CaseResult], folder: str, coverage: RuleCoverage | None) -> str:
     failed = sum(not result.passed for result in results)
-    root = Element("testsuites", name="authz test", tests=str(len(results)), failures=str(failed), errors="0")
+    untried = () if coverage is None else coverage.untried
+    number = str(len(results) + len(untried))
+    root = Element("testsuites", name="authz test", tests=number, failures=str(failed), errors="0")
     for test in dict.fromkeys(result.test for result in results):
         cases = [result for result in results if result.test == test]
         failures = sum(not result.passed for result in cases)
@@ -254,6 +256,13 @@ def _junit(results: Sequence[CaseResult], folder: str) -> str:
             if not result.passed:
                 failure = SubElement(case, "failure", message=_xml(f"expected {result.expected}, got {result.got}"))
                 failure.text = _xml(f"{result.path}:{result.line}:{result.column}\n{_explaining(result, folder)}")
+    if untried:
+        number, name = str(len(untried)), "rules without a case"
+        suite = SubElement(root, "testsuite", name=name, tests=number, failures="0", errors="0", skipped=number)
+        for rule in untried:
+            case = SubElement(suite, "testcase", classname=name, file=_xml(rule.path), line=str(rule.line))
+            case.set("name", f"{rule.kind} {rule.name}")
+            SubElement(case, "skipped", message="no case of a PolicyTest was decided by this rule")
     indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode")
 

@@ -270,6 +270,17 @@ def test_results_in_junit(policies: Any, run: Any) -> None:
     assert [len(case.findall("failure")) for case in cases] == [0, 1]
 
 
+def test_a_rule_without_a_case_is_a_skipped_test_in_junit(policies: Any, run: Any) -> None:
+    folder = policies(
+        *GOOD, rule("q", operations="[{methods: [PUT], paths: [/q]}]"), document("PolicyTest", "t", CASES)
+    )
+    _, out, _ = run("test", folder, "-o", "junit", "--coverage")
+    suite = ET.fromstring(out).find("testsuite[@name='rules without a case']")  # noqa: S314 our own output
+    assert suite is not None
+    assert [(case.get("name"), case.get("line")) for case in suite] == [("MicroPolicy q", "21")]
+    assert suite.find("testcase/skipped") is not None
+
+
 def test_rules_that_no_case_was_decided_by_are_named(policies: Any, run: Any) -> None:
     folder = policies(*GOOD, rule("untried", operations="all"), document("PolicyTest", "t", CASES))
     status, out, _ = run("test", folder, "--coverage", "-o", "pretty")
