@@ -162,10 +162,11 @@ def _check_stream(given: argparse.Namespace, index: PolicyIndex, directory: Dire
         # Whoever writes line by line gets each answer before the next question.
         return _answer_lines(sys.stdin.buffer, output, index, directory, flush=True)
     try:
-        with open(given.calls, "rb") as calls:  # noqa: PTH123 the path may be a pipe of the shell's, /dev/fd/63
-            return _answer_lines(calls, output, index, directory, flush=False)
+        calls = open(given.calls, "rb")  # noqa: PTH123, SIM115 the path may be a pipe of the shell's, /dev/fd/63
     except OSError as error:
         raise UsageError(f"--calls: {given.calls}: {(error.strerror or 'it cannot be read').lower()}") from error
+    with calls:
+        return _answer_lines(calls, output, index, directory, flush=False)
 
 
 def _answer_lines(calls: BinaryIO, output: BinaryIO, index: PolicyIndex, directory: Directory, *, flush: bool) -> int:

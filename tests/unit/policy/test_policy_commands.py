@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -17,7 +19,6 @@ from tests.support.policy_texts import MESH, document, rule, service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 CASES = """{now: 2026-06-01T00:00:00Z, cases: [
   {name: a may, call: {from: a, to: b, method: GET, path: /x}, expect: {decision: allow, policy: r}},
@@ -198,6 +199,36 @@ def test_whoever_asks_through_a_pipe_gets_each_answer_at_once(policies: Any) -> 
             assert json.loads(asking.stdout.readline())["decision"] == "allow"
         asking.stdin.close()
         assert asking.wait() == 0
+
+
+def test_ctrl_c_ends_a_stream_without_a_word(policies: Any) -> None:
+    command = [sys.executable, "-m", "authz", "check", "--policies", policies(*GOOD), "--calls", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+        assert asking.stdin is not None
+        assert asking.stdout is not None
+        asking.stdin.write(LINES[0] + b"\n")
+        asking.stdin.flush()
+        asking.stdout.readline()
+        asking.send_signal(signal.SIGINT)
+        _, err = asking.communicate()
+    assert (asking.returncode, err) == (130, b"")
+
+
+@pytest.mark.parametrize("command", ["lint", "test"])
+def test_a_reader_of_findings_that_leaves_early_gets_no_complaint(policies: Any, command: str) -> None:
+    many = [rule(f"r{number}", operations="all") for number in range(300)]
+    folder = policies(*GOOD[:-1], *many, document("PolicyTest", "t", CASES))
+    script = f"{sys.executable} -m authz {command} {folder} -o pretty | head -c 1 >/dev/null"
+    ended = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_answers_that_cannot_be_written_are_not_blamed_on_the_calls(policies: Any, tmp_path: Path) -> None:
+    (tmp_path / "calls").write_bytes(LINES[0] + b"\n")
+    command = f"{sys.executable} -m authz check --policies {policies(*GOOD)} --calls {tmp_path}/calls > /dev/full"
+    ended = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (2, "authz: No space left on device\n")
 
 
 # --- test
