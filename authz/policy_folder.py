@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from authz.policy.document import MAX_FILE_BYTES, MAX_SET_BYTES, SourceFile
-from authz.policy.errors import PolicyError, quoted
+from authz.policy.errors import Fault, FaultCode, PolicyError, PolicySetFaults, quoted
 from authz.policy.policy_set import MAX_FILES, PolicySet, parse_policy_set
 
 SUFFIXES: Final = (".yaml", ".yml")
@@ -42,7 +42,11 @@ class FolderEntry:
 
 def load_policy_folder(directory: str) -> PolicySet:
     """Read the policy set of a folder; raises PolicyFolderError, or PolicySetFaults for what stands in it."""
-    return parse_policy_set(read_policy_folder(directory))
+    files = read_policy_folder(directory)
+    if not files:
+        message = "the set has no Mesh: there is no `*.yaml` or `*.yml` file in the folder"
+        raise PolicySetFaults([Fault(directory, 1, 1, message, FaultCode.REFERENCE)])
+    return parse_policy_set(files)
 
 
 def read_policy_folder(directory: str) -> tuple[SourceFile, ...]:
@@ -128,6 +132,8 @@ def _list_into(entries: list[FolderEntry], directory: str, depth: int) -> None:
         if depth:
             return  # it has gone since its parent was listed: the second listing will differ
         raise PolicyFolderError(f"{directory}: there is no such folder") from error
+    except NotADirectoryError as error:
+        raise PolicyFolderError(f"{directory}: a file; give the folder that the whole set is in") from error
     except OSError as error:
         raise PolicyFolderError(f"{directory}: {_reason(error)}") from error
     for name in names:

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any, Never
 
 from authz.errors import UsageError
+from authz.policy.errors import nearest, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,7 +78,7 @@ class Subcommands:
     def add(self, name: str, run: Run, *, summary: str, example: str) -> CommandParser:
         """Add a command; `run` gets the parsed arguments and gives the exit status."""
         parser = self._parser(name, summary, example)
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=run, parser=parser)
         return parser
 
     def add_group(self, name: str, *, summary: str, example: str) -> Subcommands:
@@ -91,4 +92,11 @@ class Subcommands:
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; raises UsageError where it cannot be understood."""
-    return parser.parse_args(arguments)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        command: argparse.ArgumentParser = getattr(given, "parser", parser)
+        word = unknown[0].partition("=")[0]
+        flags = [flag for action in command._actions for flag in action.option_strings if flag.startswith("--")]  # noqa: SLF001 argparse tells its flags no other way
+        hint = nearest(word, flags) if word.startswith("--") else "; quote what has spaces in it"
+        raise UsageError(f"{command.prog}: unknown argument {quoted(word)}{hint} (see `{command.prog} --help`)")
+    return given

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from authz import __version__
 from authz.cli.arguments import NO, USAGE, YES, CommandParser, Subcommands, parse
 from authz.errors import AuthzError
+from authz.policy.errors import nearest, quoted
 from authz.zone_data import zone_data_version
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 one re
 
 def _run(words: list[str]) -> int:
     if words[0] not in _COMMANDS:
-        print(f"authz: there is no command `{words[0]}`\n\n{_overview()}", file=sys.stderr)
+        hint = nearest(words[0], _COMMANDS)
+        print(f"authz: there is no command {quoted(words[0])}{hint}\n\n{_overview()}", file=sys.stderr)
         return USAGE
     module = importlib.import_module(_COMMANDS[words[0]][0])
     parser = CommandParser(prog="authz")

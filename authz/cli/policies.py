@@ -9,6 +9,7 @@ from authz.cli.arguments import NO, YES
 from authz.cli.output import add_output, output_of
 from authz.cli.policy_check import add_call_flags, check
 from authz.cli.policy_reports import lint_report, test_report
+from authz.cli.progress import progress_of
 from authz.errors import UsageError
 from authz.policy.errors import PolicySetFaults, quoted
 from authz.policy.finding import Level
@@ -65,10 +66,14 @@ def add_commands(commands: Subcommands) -> None:
 def _lint(given: argparse.Namespace) -> int:
     output = output_of(given)
     try:
-        findings = lint(load_policy_folder(given.directory), now_ns=time.time_ns())
+        policy_set = load_policy_folder(given.directory)
+        with progress_of("rules looked at") as progress:
+            findings = lint(policy_set, now_ns=time.time_ns(), progress=progress)
     except PolicySetFaults as faults:
         findings = faults_as_findings(faults)
-    print(lint_report(findings, output))
+    report = lint_report(findings, output)
+    if report:
+        print(report)
     return NO if any(finding.level is not Level.NOTE for finding in findings) else YES
 
 
@@ -79,7 +84,7 @@ def _test(given: argparse.Namespace) -> int:
     if given.filter and not results:
         raise UsageError(f"--filter: no case of a PolicyTest contains {quoted(given.filter)}")
     coverage = rule_coverage(policy_set, results) if given.coverage else None
-    print(test_report(results, policy_set.revision, output, coverage))
+    print(test_report(results, policy_set.revision, output, coverage, given.directory))
     return YES if all(result.passed for result in results) else NO
 
 

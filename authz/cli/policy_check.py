@@ -14,10 +14,11 @@ from authz.errors import UsageError
 from authz.instant import rfc3339_from_ns
 from authz.policy.asked_call import AskedCall, AskedCallError
 from authz.policy.asked_call_json import asked_call_from_json
-from authz.policy.errors import nearest, printable, quoted
+from authz.policy.errors import printable, quoted
 from authz.policy.evaluation import evaluate
 from authz.policy.index import compile_index
 from authz.policy.policy_test import directory_of
+from authz.policy.remedy import nearest_word
 from authz.policy.window import InstantError, parse_instant_ns
 from authz.policy_folder import load_policy_folder
 from authz.request import Direction, TlsVersion
@@ -127,14 +128,16 @@ def _asked(given: argparse.Namespace) -> AskedCall:
 def _header(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--header: {quoted(text)} is not K=V")
+        colon, _, rest = text.partition(":")
+        hint = f"; write {quoted(f'{colon.strip()}={rest.strip()}')}" if rest else ""
+        raise UsageError(f"--header: {quoted(text)} is not K=V{hint}")
     return name, value
 
 
 def _word(flag: str, text: str, words: dict[str, Any]) -> Any:
     if text not in words:
         allowed = " nor ".join(f"`{word}`" for word in words)
-        raise UsageError(f"{flag}: {quoted(text)} is neither {allowed}{nearest(text, words)}")
+        raise UsageError(f"{flag}: {quoted(text)} is neither {allowed}{nearest_word(text, words)}")
     return words[text]
 
 
@@ -159,10 +162,11 @@ def _check_stream(given: argparse.Namespace, index: PolicyIndex, directory: Dire
         # Whoever writes line by line gets each answer before the next question.
         return _answer_lines(sys.stdin.buffer, output, index, directory, flush=True)
     try:
-        with open(given.calls, "rb") as calls:  # noqa: PTH123 the path may be a pipe of the shell's, /dev/fd/63
-            return _answer_lines(calls, output, index, directory, flush=False)
+        calls = open(given.calls, "rb")  # noqa: PTH123, SIM115 the path may be a pipe of the shell's, /dev/fd/63
     except OSError as error:
         raise UsageError(f"--calls: {given.calls}: {(error.strerror or 'it cannot be read').lower()}") from error
+    with calls:
+        return _answer_lines(calls, output, index, directory, flush=False)
 
 
 def _answer_lines(calls: BinaryIO, output: BinaryIO, index: PolicyIndex, directory: Directory, *, flush: bool) -> int:

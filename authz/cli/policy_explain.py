@@ -10,6 +10,7 @@ from authz.cli.output import add_output, output_of
 from authz.cli.policy_check import add_call_flags, answer, call_of, pretty_lines
 from authz.decision import Verdict
 from authz.policy.errors import printable, quoted
+from authz.policy.explained_remedy import remedy_of
 from authz.policy.explanation import explain, place_of
 from authz.policy.explanation_json import explanation_as_json
 from authz.policy.index import compile_index
@@ -71,6 +72,10 @@ def _pretty(policy_set: PolicySet, explanation: Explanation) -> Iterator[str]:
     if explanation.then is not None:
         yield "when that is no longer valid"
         yield _line(explanation.then, width)
+    remedy = remedy_of(policy_set, explanation)
+    if remedy is not None:
+        yield "to allow it"
+        yield f"  {printable(remedy)}"
     if not explanation.nearest:
         return
     yield "nearest rules, and what the call lacks for them"

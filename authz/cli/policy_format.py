@@ -96,9 +96,10 @@ def _replace(file: SourceFile, content: bytes) -> None:
             os.fchmod(new.fileno(), target.stat().st_mode & 0o7777)
         temporary.replace(target)
     except OSError as error:
+        raise UsageError(f"{printable(file.path)}: {(error.strerror or 'it cannot be written').lower()}") from error
+    finally:  # also where Ctrl-C ends it
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UsageError(f"{printable(file.path)}: {(error.strerror or 'it cannot be written').lower()}") from error
 
 
 def _print(changed: list[str], left: list[_Left], total: int, *, check: bool) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from authz import __version__
+from authz.instant import rfc3339_from_ns
 from authz.policy.errors import printable
 from authz.policy.finding import LEVELS, MEANING, Level
 
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
     from authz.policy.policy_test import CaseResult
     from authz.policy.rule_coverage import RuleCoverage
 
+#: a position within a message
+_LINE: Final = re.compile(r":[0-9]+\b")
 _SARIF_SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 #: U+FFFE and the like are no characters of XML 1.0.
 _NO_XML: Final = {
@@ -64,6 +71,8 @@ def _sarif(findings: Sequence[Finding]) -> dict[str, Any]:
         {
             "id": code,
             "shortDescription": {"text": MEANING[code]},
+            "fullDescription": {"text": MEANING[code]},
+            "help": {"text": f"{MEANING[code]} See docs/lint-codes.md, `{code}`."},
             "defaultConfiguration": {"level": LEVELS[code].value},
         }
         for code in codes
@@ -75,10 +84,23 @@ def _sarif(findings: Sequence[Finding]) -> dict[str, Any]:
             {
                 "tool": {"driver": {"name": "authz lint", "semanticVersion": __version__, "rules": rules}},
                 "columnKind": "unicodeCodePoints",
-                "results": [_sarif_result(each, codes.index(str(each.code))) for each in findings],
+                "results": _sarif_results(findings, codes),
             }
         ],
     }
+
+
+def _sarif_results(findings: Sequence[Finding], codes: list[str]) -> list[dict[str, Any]]:
+    seen: Counter[str] = Counter()
+    results = []
+    for finding in findings:
+        # What stays the same finding when lines above it come and go; two of the same text are told apart by order.
+        text = "\0".join((finding.path, str(finding.code), _LINE.sub("", finding.message)))
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        seen[fingerprint] += 1
+        result = _sarif_result(finding, codes.index(str(finding.code)))
+        results.append({**result, "partialFingerprints": {"authzFinding/v1": f"{fingerprint}:{seen[fingerprint]}"}})
+    return results
 
 
 def _sarif_result(finding: Finding, rule_index: int) -> dict[str, Any]:
@@ -118,8 +140,10 @@ def _property(text: str) -> str:
 # --- tests ---------------------------------------------------------------------------------------------------------
 
 
-def test_report(results: Sequence[CaseResult], revision: str, output: str, coverage: RuleCoverage | None) -> str:
-    """Show the results of PolicyTests as `pretty`, `json` or `junit`, and which rules they tried."""
+def test_report(
+    results: Sequence[CaseResult], revision: str, output: str, coverage: RuleCoverage | None, folder: str
+) -> str:
+    """Show the results of a folder's PolicyTests as `pretty`, `json` or `junit`, and which rules they tried."""
     match output:
         case "json":
             return json.dumps(
@@ -132,9 +156,11 @@ def test_report(results: Sequence[CaseResult], revision: str, output: str, cover
                 }
             )
         case "junit":
-            return _junit(results)
+            return _junit(results, folder, coverage)
         case _:
-            return "\n".join([_pretty_results(results), *([] if coverage is None else _pretty_coverage(coverage))])
+            return "\n".join(
+                [_pretty_results(results, folder), *([] if coverage is None else _pretty_coverage(coverage))]
+            )
 
 
 def _coverage(coverage: RuleCoverage) -> dict[str, Any]:
@@ -153,7 +179,29 @@ def _pretty_coverage(coverage: RuleCoverage) -> list[str]:
     return [f"{coverage.tried} of {coverage.rules} rules decided a case", *map(printable, never)]
 
 
-def _pretty_results(results: Sequence[CaseResult]) -> str:
+def _explaining(result: CaseResult, folder: str) -> str:
+    """Give the command that says why a case was answered as it was."""
+    asked = result.asked
+    flags = {
+        "--from": asked.caller,
+        "--to": asked.destination,
+        "--method": asked.method,
+        "--path": asked.path,
+        "--grpc": asked.grpc,
+        "--tls": asked.tls,
+        "--direction": asked.direction,
+        "--host": asked.host,
+        "--at": rfc3339_from_ns(result.at_ns),
+    }
+    words = ["authz", "explain", "--policies", folder]
+    for flag, value in flags.items():
+        words += [] if value is None else [flag, str(value)]
+    for name, value in asked.headers:
+        words += ["--header", f"{name}={value}"]
+    return shlex.join(words)
+
+
+def _pretty_results(results: Sequence[CaseResult], folder: str) -> str:
     if not results:
         return "no PolicyTests in the set: nothing was tested"
     lines = []
@@ -164,6 +212,7 @@ def _pretty_results(results: Sequence[CaseResult]) -> str:
             )
             lines.append(f"  expected  {result.expected}")
             lines.append(f"  got       {result.got}")
+            lines.append(f"  why       {printable(_explaining(result, folder))}")
     failed = sum(not result.passed for result in results)
     tests = len({result.test for result in results})
     cases = f"{len(results)} case{'' if len(results) == 1 else 's'} of {tests} PolicyTest{'' if tests == 1 else 's'}"
@@ -191,9 +240,11 @@ def _case(result: CaseResult) -> dict[str, Any]:
     }
 
 
-def _junit(results: Sequence[CaseResult]) -> str:
+def _junit(results: Sequence[CaseResult], folder: str, coverage: RuleCoverage | None) -> str:
     failed = sum(not result.passed for result in results)
-    root = Element("testsuites", name="authz test", tests=str(len(results)), failures=str(failed), errors="0")
+    untried = () if coverage is None else coverage.untried
+    number = str(len(results) + len(untried))
+    root = Element("testsuites", name="authz test", tests=number, failures=str(failed), errors="0")
     for test in dict.fromkeys(result.test for result in results):
         cases = [result for result in results if result.test == test]
         failures = sum(not result.passed for result in cases)
@@ -204,7 +255,14 @@ def _junit(results: Sequence[CaseResult]) -> str:
             )
             if not result.passed:
                 failure = SubElement(case, "failure", message=_xml(f"expected {result.expected}, got {result.got}"))
-                failure.text = _xml(f"{result.path}:{result.line}:{result.column}")
+                failure.text = _xml(f"{result.path}:{result.line}:{result.column}\n{_explaining(result, folder)}")
+    if untried:
+        number, name = str(len(untried)), "rules without a case"
+        suite = SubElement(root, "testsuite", name=name, tests=number, failures="0", errors="0", skipped=number)
+        for rule in untried:
+            case = SubElement(suite, "testcase", classname=name, file=_xml(rule.path), line=str(rule.line))
+            case.set("name", f"{rule.kind} {rule.name}")
+            SubElement(case, "skipped", message="no case of a PolicyTest was decided by this rule")
     indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode")
 

@@ -94,7 +94,9 @@ def _require_trust_domain(name: str, *, shown: str) -> None:
     # SPIFFE-ID 2.1: no userinfo, no port, no percent-encoding, and the name is lower case. (The text also
     # says that it compares case-insensitively; refusing upper case keeps comparison by bytes true.)
     if not _TRUST_DOMAIN.fullmatch(name):
-        raise SpiffeIdError(f"{quoted(shown)}: a trust domain has only the characters `a-z 0-9 . - _`")
+        bare = name.lower().removeprefix(_SCHEME)
+        hint = f"; write {quoted(bare)}" if _TRUST_DOMAIN.fullmatch(bare) else ""
+        raise SpiffeIdError(f"{quoted(shown)}: a trust domain has only the characters `a-z 0-9 . - _`{hint}")
 
 
 def _require_path(path: str, *, shown: str) -> None:
@@ -103,7 +105,7 @@ def _require_path(path: str, *, shown: str) -> None:
         raise SpiffeIdError(f"{quoted(shown)}: a path begins with `/`")
     segments = path[1:].split("/")
     if segments[-1] == "":
-        raise SpiffeIdError(f"{quoted(shown)} ends in a slash")
+        raise SpiffeIdError(f"{quoted(shown)} ends in a slash; leave it out")
     for segment in segments:
         if segment == "":
             raise SpiffeIdError(f"{quoted(shown)} has an empty path segment")

@@ -18,7 +18,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from authz.policy.condition_check import HEADERS, CompiledCondition, compile_condition, why_no_bool
+from authz.policy.condition_check import CompiledCondition, compile_condition, why_no_bool
+from authz.policy.condition_words import HEADERS
 from authz.policy.errors import PolicyError
 
 if TYPE_CHECKING:

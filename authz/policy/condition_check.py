@@ -19,16 +19,8 @@ from cel_expr_python import cel
 from google.protobuf import any_pb2
 
 from authz.policy.condition_pattern import pattern_parts
+from authz.policy.condition_words import HEADERS, MAPS, TEXTS, TIME, in_our_words
 from authz.policy.errors import PolicyError, printable, quoted
-
-HEADERS: Final = "request.headers"
-#: what is a text ("" where there is none)
-TEXTS: Final = (
-    "request.method", "request.path", "request.host", "request.query", "caller.identity", "caller.service",
-    "caller.thirdParty", "caller.address", "destination.service", "destination.thirdParty", "tls.version",
-)  # fmt: skip
-#: what is a map of texts
-MAPS: Final = (HEADERS, "caller.attributes", "destination.attributes")
 
 #: A condition longer than this is read by nobody; the library's own limit is 100,000.
 MAX_CHARACTERS: Final = 4096
@@ -56,15 +48,13 @@ _PATTERN_PROBE: Final = cel.NewEnv(variables={"p": cel.Type.STRING}).compile("''
 _FORBIDDEN: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ISSUE: Final = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 # RFC 9110 5.1: a field name is a token; those of a call are in lower case.
+#: `request.headers.x-tenant` subtracts
+_HYPHEN: Final = re.compile(r"\brequest\.headers\.([a-z0-9_]+(?:-[a-z0-9_]+)+)")
 _HEADER_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 _MISSING: Final = re.compile(r'UNKNOWN: No value with name "(.*)" found in Activation')
 
-_TIME: Final = frozenset({
-    "timestamp", "duration", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours",
-    "getMilliseconds", "getMinutes", "getMonth", "getSeconds",
-})  # fmt: skip
 _LEFT_OUT: Final = {
-    **dict.fromkeys(_TIME, "time is said in windows only"),
+    **dict.fromkeys(TIME, "time is said in windows only"),
     "dyn": "it would hide wrong types until a call is decided",
     "type": "every type is known when the set is loaded",
 }
@@ -98,7 +88,7 @@ def compile_condition(text: str) -> CompiledCondition:
     try:
         checked = _ENVIRONMENT.compile(text)
     except Exception as error:
-        raise _refused(_issues(str(error))) from error
+        raise _refused(_with_hyphen(text) or _issues(str(error))) from error
     if checked.return_type() != cel.Type.BOOL:
         found = checked.return_type().name().lower()
         raise _refused([_Fault(1, 1, f"a condition is true or false, and this is of the type `{found}`")])
@@ -147,6 +137,16 @@ def _position(text: str, offset: int) -> tuple[int, int]:
     return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
 
 
+def _with_hyphen(text: str) -> list[_Fault]:
+    """Find names of headers that are read as a subtraction."""
+    return [
+        _Fault(
+            *_position(text, found.start()), f"write `request.headers['{found[1]}']`: a name with `-` stands in quotes"
+        )
+        for found in _HYPHEN.finditer(text)
+    ]
+
+
 def _one_line(message: str) -> str:
     line = printable(message.split("\n", 1)[0])
     return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}..."
@@ -156,25 +156,14 @@ def _issues(report: str) -> list[_Fault]:
     if "recursion limit" in report or "max recursion depth" in report:
         return [_Fault(1, 1, "nested too deep: at most 32 levels, and as many terms in one chain of `+` or `.`")]
     faults = [
-        _Fault(max(1, int(found[1])), max(1, int(found[2])), _in_our_words(_one_line(found[3])))
+        _Fault(max(1, int(found[1])), max(1, int(found[2])), in_our_words(_one_line(found[3])))
         for found in _ISSUE.finditer(report)
     ]
+    if "Syntax error" in report:  # those after the first come of it
+        faults = sorted(faults)[:1]
+    else:  # what is made of something at fault is not at fault itself
+        faults = [fault for fault in faults if "*error*" not in fault.message] or faults
     return faults or [_Fault(1, 1, _one_line(report))]
-
-
-def _in_our_words(message: str) -> str:
-    found = re.match(r"undeclared reference to '([^']*)'", message)
-    if found is not None:
-        name = found[1]
-        why = ": time is said in windows only" if name in {"now", "request.time", *_TIME} else ""
-        return f"there is no {quoted(name)}{why}"
-    found = re.match(r"found no matching overload for '([^']*)' applied to '(.*)'", message)
-    if found is not None:
-        return f"{quoted(found[1].strip('_@'))} does not take {quoted(found[2])}"
-    found = re.match(r"Syntax error: mismatched input '(.*)' expecting", message)
-    if found is not None:
-        return "the expression ends too early" if found[1] == "<EOF>" else f"{quoted(found[1])} is not expected here"
-    return message[:1].lower() + message[1:]
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from authz.instant import rfc3339_from_ns
+from authz.policy.explained_remedy import remedy_of
 from authz.policy.explanation import place_of
 from authz.policy.schema import Kind
 
@@ -23,6 +24,7 @@ def explanation_as_json(policy_set: PolicySet, explanation: Explanation) -> dict
         "steps": [_step(step) for step in explanation.steps],
         "if_enforced": None if explanation.if_enforced is None else _step(explanation.if_enforced),
         "then": None if explanation.then is None else _step(explanation.then),
+        "to_allow": remedy_of(policy_set, explanation),
         "nearest": [_near(policy_set, rule) for rule in explanation.nearest],
     }
 

@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from authz.errors import AuthzError
 from authz.policy.errors import FaultCode, quoted
+from authz.policy.remedy import nearest_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +70,7 @@ def one_of(words: type[StrEnum]) -> _Validated:
     def parse(text: str) -> StrEnum:
         if text not in known:
             allowed = ", ".join(f"`{word}`" for word in known)
-            raise problem(f"{quoted(text)} is none of {allowed}")
+            raise problem(f"{quoted(text)} is none of {allowed}{nearest_word(text, known)}")
         return known[text]
 
     return text_by(parse)

@@ -37,6 +37,7 @@ class LintCode(StrEnum):
     FORBIDDEN = "forbidden"
     SELECTS_NOTHING = "selects-nothing"
     UNREACHABLE_PATH = "unreachable-path"
+    LITERAL_PLACEHOLDER = "literal-placeholder"
     HOST_OVERLAP = "host-overlap"
     UNREACHABLE_TUNNEL = "unreachable-tunnel"
     UNUSED_FORWARDERS = "unused-forwarders"
@@ -62,6 +63,7 @@ MEANING: Final[Mapping[str, str]] = {
     LintCode.FORBIDDEN: "A Guardrail forbids all that the rule allows.",
     LintCode.SELECTS_NOTHING: "The selector matches no Service and no ThirdParty of the set.",
     LintCode.UNREACHABLE_PATH: "Requests to this path are refused before any rule is read.",
+    LintCode.LITERAL_PLACEHOLDER: "A segment of a path is taken as it is written, and looks like a placeholder.",
     LintCode.HOST_OVERLAP: "Two ThirdParties share a host name; the port decides between them.",
     LintCode.UNREACHABLE_TUNNEL: "No ThirdParty has the host and port of this tunnel.",
     LintCode.UNUSED_FORWARDERS: "The Service names forwarders, and accepts no tokens.",

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from authz.policy.document import SourceFile, read_documents
+from authz.policy.document import SourceFile
+from authz.policy.document_reader import read_documents
 from authz.policy.layout import LayoutError, read_layout
 from authz.policy.schema import Metadata
 

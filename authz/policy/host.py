@@ -46,12 +46,15 @@ class ThirdPartyHost:
         """Read an entry of a ThirdParty's `hosts`; raises HostError that says what is wrong with it."""
         if not text.isascii():  # some characters have an ASCII lower case: U+212A is a `k`
             raise HostError(f"{quoted(text)}: a host name is ASCII; write it in its xn-- form")
+        if "://" in text or "/" in text:
+            raise HostError(f"{quoted(text)} is no host name{_without_the_rest(text)}")
         name, colon, port_text = text.partition(":")
         if text.startswith("[") or ":" in port_text:
             raise HostError(f"{quoted(text)}: a host is a name, not an IP address")
         port = _port(port_text) if colon else None
         if colon and port is None:
-            raise HostError(f"{quoted(text)}: {quoted(port_text)} is no port from 1 to {_LAST_PORT}")
+            hint = "; write an entry for each port" if "-" in port_text or "," in port_text else ""
+            raise HostError(f"{quoted(text)}: {quoted(port_text)} is no port from 1 to {_LAST_PORT}{hint}")
         wildcard = name.startswith("*.")
         bare = canonical_name(name.removeprefix("*."))
         if "*" in bare:
@@ -61,7 +64,7 @@ class ThirdPartyHost:
         if _ENDS_IN_NUMBER.fullmatch(bare):
             raise HostError(f"{quoted(text)}: a host is a name, not an IP address")
         if "." not in bare and not wildcard:
-            raise HostError(f"{quoted(text)}: the host of a ThirdParty has a dot")
+            raise HostError(f"{quoted(text)}: the host of a ThirdParty has a dot; write its full name")
         return cls(name=bare, wildcard=wildcard, port=port)
 
     def __str__(self) -> str:
@@ -109,6 +112,8 @@ def parse_service_host(text: str) -> str:
     name = canonical_name(text)
     if not text.isascii():
         raise HostError(f"{quoted(text)}: a host name is ASCII; write it in its xn-- form")
+    if "://" in text or "/" in text:
+        raise HostError(f"{quoted(text)} is no host name{_without_the_rest(text)}")
     if ":" in text:
         raise HostError(f"{quoted(text)}: a Service is addressed whatever the port; leave the port out")
     if "*" in text:
@@ -116,6 +121,13 @@ def parse_service_host(text: str) -> str:
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
         raise HostError(f"{quoted(text)} is no host name")
     return name
+
+
+def _without_the_rest(url: str) -> str:
+    """Give the hint to write only the host of a URL."""
+    host = url.partition("://")[2] or url
+    host = host.partition("/")[0]
+    return f"; write {quoted(host)}" if _NAME.fullmatch(canonical_name(host.partition(":")[0])) else ""
 
 
 def canonical_name(text: str) -> str:

@@ -59,7 +59,7 @@ class IdentityPattern:
             # A wildcard stands for segments that are as valid as "any": the rest is judged as the ID that it would be.
             id_ = SpiffeId.parse(text.replace(ANY_SEGMENTS, "any").replace(ANY_SEGMENT, "any") if wild else text)
         except IdentityError as error:
-            raise IdentityPatternError(str(error)) from error
+            raise IdentityPatternError(f"{error}{_instead(text)}") from error
         if not id_.path:
             all_of_it = quoted(f"{text}/**")
             raise IdentityPatternError(f"{quoted(text)} is a trust domain, not a workload; {all_of_it} is all of it")
@@ -114,6 +114,17 @@ class IdentityPattern:
             mine == theirs or (mine == ANY_SEGMENT and theirs != ANY_SEGMENTS)
             for mine, theirs in zip(fixed, other.segments, strict=False)
         )
+
+
+def _instead(text: str) -> str:
+    """Say what to write instead of a text that is no identity, where its form tells what it is."""
+    if text.startswith("spiffe://"):
+        return "; `*` is any one segment" if "{" in text.partition("://")[2] else ""
+    if "://" in text:
+        return ""
+    if "*" in text:
+        return "; `spiffe://TRUSTDOMAIN/**` is every workload of a trust domain"
+    return "; a name stands under `services` or `thirdParties`" if "/" not in text else f"; write `spiffe://{text}`"
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: Names the schema; nothing is fetched from there.
 SCHEMA_ID: Final = "https://picoseg.example/schema/authz-v1.json"
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_HOST: Final = r"^(\*\.)?[^*/:\s]+(:[1-9][0-9]{0,4})?$"
 
 
 def json_schema() -> Schema:
@@ -81,7 +82,7 @@ _SPECS: Final[dict[Kind, Schema]] = {
             "identities": reference("identities"),
             "attributes": reference("attributes"),
             "api": list_schema(reference("apiEntry"), "What it offers, by name."),
-            "hosts": list_schema({"type": "string"}, "Further names that callers use."),
+            "hosts": list_schema({"type": "string", "pattern": r"^[^*/:\s]+$"}, "Further names that callers use."),
             "accepts": list_schema({"enum": [str(each) for each in Evidence]}, "What proves a caller."),
             "forwarders": list_schema(reference("name"), "Services that may present another workload's JWT-SVID."),
             "mode": reference("mode"),
@@ -100,7 +101,9 @@ _SPECS: Final[dict[Kind, Schema]] = {
         "properties": {
             "identities": reference("identities"),
             "certificates": list_schema(reference("certificate"), "What proves it as a caller without SPIFFE ID."),
-            "hosts": list_schema({"type": "string"}, "Where it is called: names, *.names, with or without a port."),
+            "hosts": list_schema(
+                {"type": "string", "pattern": _HOST}, "Where it is called: names, *.names, with or without a port."
+            ),
             "window": mapping_schema(
                 {"opens": reference("instant"), "closes": reference("instant")},
                 "Both dates.",

@@ -15,6 +15,9 @@ from authz.request import Direction, TlsVersion
 
 Schema: TypeAlias = "dict[str, Any]"
 
+#: a path's segments: literal, `{name}`, `{*}`, `{**}` or `{name=**}`
+_PATH: Final = r"^(/([^/%?#;*{}\\]*|\{(\*\*?|[A-Za-z_][A-Za-z0-9_.-]*(=\*\*)?)\}))+$"
+_IDENTITY: Final = r"^spiffe://[a-z0-9._-]+(/([A-Za-z0-9._-]+|\*))*/([A-Za-z0-9._-]+|\*\*?)$"
 _INSTANT: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,3})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
 )
@@ -61,7 +64,7 @@ _METHODS: Final = _all_or(
     "HTTP methods in upper case, or the word all.",
 )
 _PATHS: Final = _all_or(
-    {"type": "string", "pattern": "^/", "examples": ["/items/{id}", "/files/{**}"]},
+    {"type": "string", "pattern": _PATH, "examples": ["/items/{id}", "/files/{**}"]},
     "Path patterns: {name} is one segment, {**} all the rest; or the word all.",
 )
 _GRPC: Final = list_schema(
@@ -97,7 +100,7 @@ DEFINITIONS: Final[Schema] = {
     ),
     "trustDomain": text_schema("A SPIFFE trust domain.", pattern="^[a-z0-9._-]+$"),
     "identities": list_schema(
-        {"type": "string", "pattern": "^spiffe://[^*/]+/", "examples": ["spiffe://shop.example/ns/shop/sa/orders"]},
+        {"type": "string", "pattern": _IDENTITY, "examples": ["spiffe://shop.example/ns/shop/sa/orders"]},
         "SPIFFE IDs; `*` is one whole segment, `**` one or more, last only.",
         maxItems=MAX_IDENTITIES,
     ),

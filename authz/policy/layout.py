@@ -136,7 +136,7 @@ class _Reader:
         for start, end in [*self._scalars, (len(self.text), len(self.text))]:
             gap = self.text[position:start]
             if _DIRECTIVE.search(gap):
-                raise LayoutError(self.line(position) + 1, "a directive (`%`)")
+                raise LayoutError(self.line(position) + 1, "a directive (`%`); leave it out")
             # The character before the gap decides whether its first `#` begins a comment.
             before = max(0, position - 1)
             for found in _COMMENT.finditer(self.text, before, start):
@@ -171,9 +171,9 @@ class _Reader:
         """Take one event; gives a node when it is complete."""
         line = self.line(start) + 1
         if isinstance(event, yaml.AliasEvent):
-            raise LayoutError(line, "an alias")
+            raise LayoutError(line, "an alias; write the value out")
         if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and (event.anchor or event.tag):
-            raise LayoutError(line, "an anchor or a tag")
+            raise LayoutError(line, "an anchor or a tag; leave it out")
         match event:
             case yaml.ScalarEvent():
                 self._scalars.append((start, end))
@@ -202,7 +202,9 @@ class _Reader:
         if event.style in {"|", ">"}:
             header, *lines = source.rstrip("\n").split("\n")
             if not _BLOCK_HEADER.fullmatch(header.rstrip()):
-                raise LayoutError(self.line(start) + 1, "a text in a block that is not headed `|`, `|-`, `>` or `>-`")
+                raise LayoutError(
+                    self.line(start) + 1, "a text in a block that is not headed `|`, `|-`, `>` or `>-`; do so"
+                )
             indent = min((len(each) - len(each.lstrip(" ")) for each in lines if each.strip()), default=0)
             while lines and not lines[-1].strip():
                 lines.pop()
@@ -220,7 +222,10 @@ class _Reader:
             return f'"{value}"' if event.style == "'" and plain else source
         if not plain:
             mark = event.start_mark
-            raise LayoutError(1 if mark is None else mark.line + 1, "a text over several lines")
+            raise LayoutError(
+                1 if mark is None else mark.line + 1,
+                "a text in quotes over several lines; write it on one, or in a block (`>-`)",
+            )
         return f'"{value}"'
 
 
@@ -237,7 +242,7 @@ class _Open:
         if self.node.is_mapping and self._key is None:
             self._key = node
             if node.text is None:
-                raise LayoutError(1, "a key that is no text of one line")
+                raise LayoutError(1, "a key that is no text of one line; write it so")
             return
         self.node.entries.append(Entry(key=self._key, value=node))
         self._key = None

@@ -20,6 +20,7 @@ from authz.policy.operation import (
     HttpOperation,
     Operation,
 )
+from authz.policy.remedy import instead_of_all, instead_of_operations
 from authz.policy.route import GrpcMethod, PathTemplate, parse_method
 
 _API_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
@@ -33,7 +34,7 @@ def _api_name(text: str) -> str:
 
 def _all(text: str) -> All:
     if text != "all":
-        raise problem(f"{quoted(text)} is neither `all` nor a list")
+        raise problem(f"{quoted(text)} is neither `all` nor a list{instead_of_all(text)}")
     return ALL
 
 
@@ -102,7 +103,8 @@ def _api_entry(fields: _ApiEntryFields) -> ApiEntry:
 
 
 def _every_operation(text: str) -> tuple[Operation, ...]:
-    _all(text)
+    if text != "all":
+        raise problem(f"{quoted(text)} is neither `all` nor a list{instead_of_operations(text)}")
     return (EVERY_OPERATION,)
 
 

@@ -11,42 +11,34 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from pydantic import ValidationError
-
-from authz.policy.document import MAX_SET_BYTES, read_documents
-from authz.policy.errors import MAX_FAULTS, MAX_FAULTS_AT_ONCE, Fault, FaultCode, PolicySetFaults, nearest, quoted
-from authz.policy.field_reading import Fields
+from authz.policy.document import MAX_SET_BYTES
+from authz.policy.document_reader import read_documents
+from authz.policy.envelope import placed_document
+from authz.policy.errors import MAX_FAULTS, Fault, FaultCode, PolicySetFaults
 from authz.policy.garbage import collector_at_rest
 from authz.policy.ownership import ownership_faults
-from authz.policy.placed import Placed
 from authz.policy.references import reference_faults
 from authz.policy.revision import revision_of
 from authz.policy.schema import (
-    API_VERSION,
-    SPECS,
     Guardrail,
     Kind,
     Mesh,
-    Metadata,
     MicroPolicy,
     Named,
     PolicyTest,
     Service,
     ThirdParty,
 )
-from authz.policy.schema_faults import schema_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from authz.policy.document import Document, Key, SourceFile
+    from authz.policy.document import Document, SourceFile
+    from authz.policy.placed import Placed
 
 #: A set of one policy a file has as many files as policies.
 MAX_FILES: Final = 100_000
 
-_ENVELOPE: Final = ("apiVersion", "kind", "metadata", "spec")
-
-F = TypeVar("F", bound=Fields)
 N = TypeVar("N", bound=Named)
 
 
@@ -84,32 +76,41 @@ def parse_policy_set(files: Sequence[SourceFile]) -> PolicySet:
 
 def _parsed(files: Sequence[SourceFile]) -> PolicySet:
     faults: list[Fault] = []
-    placed: list[Placed] = []
+    documents: list[Placed] = []
     unreadable: list[str] = []
     for file in sorted(files, key=lambda each: each.path):
         read = read_documents(file)
-        faults.extend(read.faults)
-        told = {(fault.line, fault.column) for fault in read.faults}
+        doubtful = {(fault.line, fault.column): fault for fault in read.doubtful}
+        told = {(fault.line, fault.column) for fault in read.faults} - doubtful.keys()
         if not read.complete:
             unreadable.append(file.content.decode("utf-8", errors="replace"))
         for document in read.documents:
-            each, found = _placed(document)
+            each, found = placed_document(document)
             # What the reader has said of a place, the schema need not say again.
             faults.extend(fault for fault in found if (fault.line, fault.column) not in told)
+            # What is no good in quotes either is not to be put in quotes.
+            for fault in found:
+                doubtful.pop((fault.line, fault.column), None)
             if each is not None:
-                placed.append(each)
+                documents.append(each)
             else:  # of an unknown kind: what it was to define is not missing besides
                 unreadable.append(document.text("metadata", "name") or "")
             if len(faults) > MAX_FAULTS:
                 raise PolicySetFaults(faults)
-    faults.extend(islice(reference_faults(placed, unreadable), MAX_FAULTS))
-    faults.extend(islice(ownership_faults(placed), MAX_FAULTS))
-    if not any(each.kind is Kind.MESH for each in placed) and not any("Mesh" in text for text in unreadable):
+        faults.extend(fault for fault in read.faults if fault not in read.doubtful)
+        faults.extend(doubtful.values())
+        if len(faults) > MAX_FAULTS:
+            raise PolicySetFaults(faults)
+    form = {(fault.path, fault.line, fault.column) for fault in faults}
+    about_names = islice(reference_faults(documents, unreadable), MAX_FAULTS)
+    faults.extend(fault for fault in about_names if (fault.path, fault.line, fault.column) not in form)
+    faults.extend(islice(ownership_faults(documents), MAX_FAULTS))
+    if not any(each.kind is Kind.MESH for each in documents) and not any("Mesh" in text for text in unreadable):
         first = min((file.path for file in files), default="")
         faults.append(_no_mesh(first))
     if faults:
         raise PolicySetFaults(faults)
-    return _policy_set(placed)
+    return _policy_set(documents)
 
 
 def _refuse_oversized(files: Sequence[SourceFile]) -> None:
@@ -122,12 +123,12 @@ def _refuse_oversized(files: Sequence[SourceFile]) -> None:
 
 
 def _no_mesh(path: str) -> Fault:
-    message = "the set has no Mesh; exactly one says which trust domains are its own"
+    message = "the set has no Mesh; exactly one says which trust domains are its own: `spec: {trustDomains: [NAME]}`"
     return Fault(path or "policies", 1, 1, message, FaultCode.REFERENCE)
 
 
-def _policy_set(placed: Sequence[Placed]) -> PolicySet:
-    values = [each.value for each in placed if each.value is not None]
+def _policy_set(documents: Sequence[Placed]) -> PolicySet:
+    values = [each.value for each in documents if each.value is not None]
     (mesh,) = _of_kind(values, Mesh)
     return PolicySet(
         mesh=mesh,
@@ -136,78 +137,10 @@ def _policy_set(placed: Sequence[Placed]) -> PolicySet:
         micro_policies=_of_kind(values, MicroPolicy),
         guardrails=_of_kind(values, Guardrail),
         policy_tests=_of_kind(values, PolicyTest),
-        revision=revision_of(each.document for each in placed),
-        documents={(each.kind, each.name): each.document for each in placed},
+        revision=revision_of(each.document for each in documents),
+        documents={(each.kind, each.name): each.document for each in documents},
     )
 
 
 def _of_kind(values: Iterable[Named], kind: type[N]) -> tuple[N, ...]:
     return tuple(sorted((value for value in values if isinstance(value, kind)), key=lambda value: value.name))
-
-
-def _placed(document: Document) -> tuple[Placed | None, list[Fault]]:
-    """Read one document: what it is as far as that is known, and what is wrong with it."""
-    root = document.root.value
-    if not isinstance(root, dict):  # the reader gives only mappings
-        return None, []
-    unknown = [key for key in root if key not in _ENVELOPE][:MAX_FAULTS_AT_ONCE]
-    faults = [document.fault_at_key((key,), f"unknown field {quoted(key)}{nearest(key, _ENVELOPE)}") for key in unknown]
-    faults += [document.fault((), f"`{key}` is required") for key in _ENVELOPE if key not in root]
-    if "apiVersion" in root and root["apiVersion"] != API_VERSION:
-        faults.append(document.fault(("apiVersion",), f"must be `{API_VERSION}`"))
-    faults += _empty(document)
-    kind = _kind(document, faults)
-    metadata = _read(document, "metadata", Metadata, faults) if "metadata" in root else None
-    if kind is None:
-        return None, faults
-    name = document.text("metadata", "name")
-    value = None
-    model, named = SPECS[kind]
-    spec = _read(document, "spec", model, faults) if "spec" in root else None
-    if spec is not None and metadata is not None and not faults:
-        value = named.model_construct(metadata=metadata, **spec.__dict__)
-    return Placed(document=document, kind=kind, name=name or "", value=value), faults
-
-
-def _kind(document: Document, faults: list[Fault]) -> Kind | None:
-    root = document.root.value
-    if not isinstance(root, dict) or "kind" not in root:
-        return None
-    text = root["kind"]
-    for kind in Kind:
-        if text == str(kind):
-            return kind
-    if isinstance(text, str):
-        hint = nearest(text, [str(kind) for kind in Kind])
-        faults.append(document.fault(("kind",), f"unknown kind {quoted(text)}{hint}"))
-    else:
-        faults.append(document.fault(("kind",), "must be text: the kind of the document"))
-    return None
-
-
-def _read(document: Document, part: Key, model: type[F], faults: list[Fault]) -> F | None:
-    try:
-        return model.model_validate(document.node(part).value)
-    except ValidationError as error:
-        told = {(fault.line, fault.column) for fault in faults}
-        found = schema_faults(document, (part,), error, model)
-        faults.extend(fault for fault in found if (fault.line, fault.column) not in told)
-        return None
-
-
-def _empty(document: Document) -> list[Fault]:
-    """Give a fault for each empty list and mapping: neither `nothing` nor `everything` is what it says."""
-    metadata = document.node("metadata").children
-    # Only labels and annotations may have nothing in them.
-    allowed = [metadata[name] for name in ("labels", "annotations") if name in metadata]
-    return [
-        Fault(
-            document.path,
-            node.line,
-            node.column,
-            f"an empty {'mapping' if isinstance(node.value, dict) else 'list'} is not allowed; "
-            "leave the field out, or give it a value",
-        )
-        for node in document.empty
-        if not any(node is each for each in allowed)
-    ]

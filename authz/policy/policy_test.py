@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from authz.decision import Decision
+    from authz.policy.asked_call import AskedCall
     from authz.policy.expectation import Expectation
     from authz.policy.index import PolicyIndex
     from authz.policy.policy_set import PolicySet
@@ -27,6 +28,8 @@ class CaseResult:
     path: str
     line: int
     column: int
+    asked: AskedCall
+    at_ns: int
     expected: Expectation
     answer: Decision
 
@@ -58,6 +61,8 @@ def run_policy_tests(policy_set: PolicySet, index: PolicyIndex, containing: str 
                 path=document.path,
                 line=node.line,
                 column=node.column,
+                asked=case.call,
+                at_ns=at_ns or 0,
                 expected=case.expect,
                 # A case without `at` stands in a test with `now`: the schema sees to it.
                 answer=evaluate(index, directory.call(case.call), at_ns or 0),

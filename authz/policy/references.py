@@ -13,7 +13,9 @@ from pydantic import ValidationError
 
 from authz.policy.asked_call import AskedCallError, Directory
 from authz.policy.errors import FaultCode, nearest, quoted
+from authz.policy.remedy import name_like
 from authz.policy.schema import Kind, PolicyTestCase, Service, ThirdParty
+from authz.policy.schema_fields import is_name
 from authz.policy.selection import has_attributes
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class _References:
         self._names: dict[Kind, dict[str, Placed]] = {kind: {} for kind in Kind}
         for each in placed:
             self._names[each.kind].setdefault(each.name, each)
+            if not is_name(each.name):  # its users write what it is to be
+                self._perhaps.add(name_like(each.name))
         self._hints: dict[tuple[Kind, str], str] = {}
         self._services = {each.name: each.value for each in placed if isinstance(each.value, Service)}
         self._third_parties = {each.name: each.value for each in placed if isinstance(each.value, ThirdParty)}
@@ -99,7 +103,7 @@ class _References:
                     yield from self._offered(each, entry, place, name)
 
     def _exists(self, each: Placed, place: tuple[Key, ...], kind: Kind, name: str) -> Iterator[Fault]:
-        if name in self._names[kind] or name in self._perhaps:
+        if name in self._names[kind] or name in self._perhaps or not is_name(name):
             return
         other = Kind.THIRD_PARTY if kind is Kind.SERVICE else Kind.SERVICE
         if name in self._names[other] and place[-2:-1] == ("forwarders",):
@@ -127,7 +131,8 @@ class _References:
             owner = self._names[Kind.SERVICE].get(service)
             offered = None if owner is None else _api_names(owner)
             if offered is not None and name not in offered:
-                message = f"the Service {quoted(service)} has no {quoted(name)} in its `api`{nearest(name, offered)}"
+                hint = nearest(name, offered) if offered else ", which is not written"
+                message = f"the Service {quoted(service)} has no {quoted(name)} in its `api`{hint}"
                 yield each.fault(place, message, FaultCode.REFERENCE)
         attributes = document.find(*entry, "attributes")
         if attributes is not None and not self._somewhere_offered(name, attributes.value):

@@ -48,4 +48,5 @@ def parse_revocation(text: str) -> Revocation:
             raise RevocationError(f"{quoted(text)} is not `serial:TRUSTDOMAIN/HEX`, the serial number in hex digits")
         return RevokedSerial(trust_domain=TrustDomain.parse(trust_domain), serial=canonical_serial(serial))
     except IdentityError as error:
-        raise RevocationError(str(error)) from error
+        hint = "" if text.startswith(("spiffe://", _SERIAL_PREFIX)) else "; or write `serial:TRUSTDOMAIN/HEX`"
+        raise RevocationError(f"{error}{hint}") from error

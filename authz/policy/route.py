@@ -137,6 +137,10 @@ def parse_method(text: str) -> str:
     """Read the method of a rule; raises RouteError."""
     if not is_method(text) or len(text) > MAX_METHOD_BYTES:
         hint = f"; did you mean `{text.upper()}`?" if is_method(text.upper()) else ""
+        if text.lower() in {"all", "any", "*"}:
+            hint = "; write `methods: all` for every method"
+        elif is_method(text.replace(",", "").replace(" ", "").upper()) and ("," in text or " " in text):
+            hint = "; write each as an entry of its own"
         raise RouteError(f"{quoted(text)} is no method: upper-case letters, `-` and `_`{hint}")
     return text
 
@@ -154,7 +158,7 @@ class PathTemplate:
         if len(text) > MAX_TARGET_BYTES:
             raise RouteError(f"a path has at most {MAX_TARGET_BYTES} characters, not {len(text)}")
         if not text.startswith("/"):
-            raise RouteError(f"{quoted(text)}: a path begins with `/`")
+            raise RouteError(f"{quoted(text)}: a path begins with `/`{_why_no_path(text)}")
         parts = text[1:].split("/")
         segments = tuple(_template_segment(part, text) for part in parts)
         if REST in segments[:-1]:
@@ -183,6 +187,17 @@ class PathTemplate:
             elif mine != theirs:
                 return False
         return len(self.segments) == len(other.segments)
+
+
+def _why_no_path(text: str) -> str:
+    """Say what to write instead of a text that does not begin as a path does."""
+    if text in {"all", "any", "*", "**"}:
+        return "; write `paths: all` for every path"
+    if "://" in text:
+        return "; leave scheme and host out"
+    if text.startswith(("^", "~", "(")):
+        return "; it is no regular expression: write `{*}` for one segment and `{**}` for all the rest"
+    return ""
 
 
 _WHY_NO_LITERAL: Final = {

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from authz.policy.operation import ALL, GrpcOperation, HttpOperation
 from authz.policy.party import GRPC_METHOD
-from authz.policy.route import PathTemplate
+from authz.policy.route import ANY_SEGMENT, REST, PathTemplate
 from authz.policy.schema_fields import Mode
 from authz.policy.selection import Callers, Selection
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 #: A method, and a path or a gRPC method; None is every one.
 Part: TypeAlias = "tuple[str | None, PathTemplate | GrpcMethod | None]"
+
+#: The literal segments that the paths of an operation begin with.
+_Beginning: TypeAlias = "tuple[str, ...]"
 
 #: A rule is compared with at most so many others for the same caller and destination.
 MAX_COMPARED: Final = 256
@@ -51,7 +55,7 @@ class Extent:
         """Whether everything that the other rule allows is allowed by this one, at every instant."""
         return (
             self.rule.mode in {Mode.ENFORCE, other.rule.mode}
-            and set(self.rule.when) <= set(other.rule.when)
+            and (not self.rule.when or set(self.rule.when) <= set(other.rule.when))
             and covers_callers(self.callers, other.callers)
             and all(self._covers_target(name, operations) for name, operations in other.targets.items())
             and self.window.covers(other.window)  # the last one: hours of two zones are compared for 400 years
@@ -110,9 +114,10 @@ class Extents:
         #: whether a window that is longer may allow less
         self._limited = any(each.require and each.require.max_window_ns is not None for each in policy_set.guardrails)
         self._by_name: dict[str, Extent] = {}
-        #: by caller (None for identities) and destination; rules for very many pairs by destination only
-        self._by_pair: defaultdict[tuple[str | None, str], list[Extent]] = defaultdict(list)
-        self._broad: defaultdict[str, list[Extent]] = defaultdict(list)
+        #: by caller (None for identities), destination, and how one of its paths begins; rules for very many callers
+        #: and destinations by the other two
+        self._by_pair: defaultdict[tuple[str | None, str, _Beginning], list[Extent]] = defaultdict(list)
+        self._broad: defaultdict[tuple[str, _Beginning], list[Extent]] = defaultdict(list)
         for rule in policy_set.micro_policies:
             targets: dict[str, tuple[HttpOperation | GrpcOperation, ...]] = {}
             for target in rule.targets:
@@ -123,12 +128,18 @@ class Extents:
     def _add(self, extent: Extent) -> None:
         self._by_name[extent.rule.name] = extent
         callers = _caller_keys(extent)
-        for destination in extent.targets:
-            if len(callers) * len(extent.targets) > MAX_PAIRS:
-                self._broad[destination].append(extent)
-                continue
-            for caller in callers:
-                self._by_pair[caller, destination].append(extent)
+        is_broad = len(callers) * len(extent.targets) > MAX_PAIRS
+        known: dict[tuple[int, ...], frozenset[_Beginning]] = {}  # most targets share their operations
+        for destination, operations in extent.targets.items():
+            same = tuple(map(id, operations))
+            if same not in known:
+                known[same] = frozenset(_beginning(part) for each in operations for part in parts(each))
+            for beginning in known[same]:
+                if is_broad:
+                    self._broad[destination, beginning].append(extent)
+                    continue
+                for caller in callers:
+                    self._by_pair[caller, destination, beginning].append(extent)
 
     def __getitem__(self, name: str) -> Extent:
         return self._by_name[name]
@@ -140,11 +151,8 @@ class Extents:
         """Give a rule that makes this one superfluous; of two that are the same, the smaller name stays."""
         if extent.callers.nobody or not extent.targets:
             return None
-        # A rule that covers this one is for all its pairs: one of them is enough to find it.
-        destination = min(extent.targets)
-        caller = min(extent.callers.names, default=None)
-        others: list[Extent] = [*self._by_pair.get((caller, destination), ()), *self._broad.get(destination, ())]
-        for other in others[:MAX_COMPARED]:
+        # A rule that covers this one is for all its pairs and all its paths: one of each is enough to find it.
+        for other in islice(self._beside(extent), MAX_COMPARED):
             if other is extent or not self._replaces(other, extent):
                 continue
             if extent.rule.name < other.rule.name and self._replaces(extent, other):
@@ -152,10 +160,26 @@ class Extents:
             return other.rule
         return None
 
+    def _beside(self, extent: Extent) -> Iterator[Extent]:
+        """Give the rules for a pair of this one's, with a path that begins as one of this one's does."""
+        destination = min(extent.targets)
+        caller = min(extent.callers.names, default=None)
+        beginning = _beginning(next(parts(extent.targets[destination][0])))
+        for length in range(len(beginning) + 1):
+            yield from self._by_pair.get((caller, destination, beginning[:length]), ())
+            yield from self._broad.get((destination, beginning[:length]), ())
+
     def _replaces(self, one: Extent, other: Extent) -> bool:
         """Whether one rule allows all that the other one does, also where Guardrails limit how long a window is."""
         same_dates = (one.window.opens_ns, one.window.closes_ns) == (other.window.opens_ns, other.window.closes_ns)
         return (same_dates or not self._limited) and one.covers(other)
+
+
+def _beginning(part: Part) -> _Beginning:
+    """Give the literal segments that every path of a part begins with."""
+    _, path = part
+    segments = () if path is None else path.segments
+    return tuple(takewhile(lambda segment: segment not in {ANY_SEGMENT, REST}, segments))
 
 
 def _caller_keys(extent: Extent) -> list[str | None]:

@@ -18,12 +18,13 @@ from authz.identity.spiffe_id import TrustDomain
 from authz.instant import NS_PER_S
 from authz.policy.asked_call import AskedCall
 from authz.policy.condition import Condition
-from authz.policy.errors import nearest, quoted
+from authz.policy.errors import quoted
 from authz.policy.expectation import Expectation
 from authz.policy.field_reading import LIST, WORD, Becomes, Fields, one_of, problem, text_by, word_or_list
 from authz.policy.host import ThirdPartyHost, Tunnel, parse_service_host
 from authz.policy.hours import Day, Hours, HoursEntry, parse_from_minute, parse_until_minute
 from authz.policy.identity_pattern import IdentityPattern
+from authz.policy.remedy import instead_of_name, nearest_word
 from authz.policy.revocation import Revocation, parse_revocation
 from authz.policy.route import PathShape
 from authz.policy.window import NS_PER_DAY, Window, parse_instant_ns
@@ -39,9 +40,15 @@ MAX_IDENTITIES: Final = 1000
 # --- words ---------------------------------------------------------------------------------------------------------
 
 
+def is_name(text: str) -> bool:
+    """Whether a document can have this name."""
+    return _DNS_LABEL.fullmatch(text) is not None
+
+
 def _dns_label(text: str) -> str:
-    if not _DNS_LABEL.fullmatch(text):
-        raise problem(f"{quoted(text)} is no DNS label: at most 63 of `a-z 0-9 -`, `-` neither first nor last")
+    if not is_name(text):
+        why = f"{quoted(text)} is no DNS label: at most 63 of `a-z 0-9 -`, `-` neither first nor last"
+        raise problem(why + instead_of_name(text))
     return text
 
 
@@ -229,7 +236,7 @@ def _expectation(fields: _ExpectationFields) -> Expectation:
 
 def _expected_word(text: str) -> Expectation:
     if text not in {Verdict.ALLOW, Verdict.DENY}:
-        raise problem(f"{quoted(text)} is neither `allow` nor `deny`{nearest(text, list(Verdict))}")
+        raise problem(f"{quoted(text)} is neither `allow` nor `deny`{nearest_word(text, list(Verdict))}")
     return Expectation(decision=Verdict(text))
 
 

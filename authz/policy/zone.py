@@ -110,6 +110,9 @@ class Zone:
                     yield change_s, offset_s
 
 
+_OFFSET_OF_UTC: Final = re.compile(r"(?:UTC|GMT)?[+-][0-9]{1,2}(?::?[0-9]{2})?")
+
+
 @cache
 def zone_named(name: str) -> Zone:
     """Give the zone of an IANA name, such as `Europe/Berlin`; raises ZoneError. Reads each zone once."""
@@ -120,6 +123,8 @@ def zone_named(name: str) -> Zone:
 
 def _hint(name: str) -> str:
     """Give the hint `; did you mean `x`?` where a zone's city is the same or nearly so; cheap, because bounded."""
+    if _OFFSET_OF_UTC.fullmatch(name):
+        return "; an offset is no zone: write a name such as `Europe/Berlin`, or `UTC`"
     area, _, city = name.strip().replace(" ", "_").lower().rpartition("/")
     by_city = _names_by_city()
     if city not in by_city and _MIN_HINTED_CHARACTERS <= len(name) <= _MAX_HINTED_CHARACTERS:

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from hypothesis import given, settings, strategies as st
 
-from authz.policy.document import SourceFile, read_documents
+from authz.policy.document import SourceFile
+from authz.policy.document_reader import read_documents
 from authz.policy.errors import PolicySetFaults
 from authz.policy.formatting import formatted
 from authz.policy.layout import LayoutError

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,6 +66,26 @@ def test_every_help_has_an_example_that_its_parser_takes(command: str, capsys: p
     parser = CommandParser(prog="authz")
     importlib.import_module(command_line._COMMANDS[words[0]][0]).add_commands(Subcommands(parser))
     parse(parser, words)
+
+
+@pytest.mark.parametrize("command", ["lint", "fmt", "test", "check", "explain", "diff", "schema"])
+def test_the_example_of_a_policy_tool_runs_on_the_shops_policies(
+    command: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(Path(__file__).parents[3] / "policies", tmp_path / "policies")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b.example")
+    for words in (("init", "-q", "-b", "main"), ("add", "."), (*author, "commit", "-qm", "policies")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--help"]) == 0
+    example = capfd.readouterr().out.partition("example:\n")[2].split()
+    assert example[:2] == ["authz", command]
+    status = main(example[1:])
+    out, err = capfd.readouterr()
+    assert err == ""
+    # The one of `explain` is of a call that is denied.
+    assert (status, json.loads(out)["decision"]) == (1, "deny") if command == "explain" else status == 0
+    assert isinstance(json.loads(out), dict)  # one object, off a terminal
 
 
 @pytest.mark.parametrize("command", sorted(PARSERS))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,11 +44,53 @@ def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / name).read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_recipes_and_the_settings_can_be_read() -> None:
+def test_the_recipes_can_be_read() -> None:
     assert [list(yaml.safe_load(block)) for block in blocks("ci.md", "yaml")] == [
         ["name", True, "permissions", "jobs"],  # GitHub's `on` is a boolean for readers of YAML 1.1
         ["policies"],
     ]
+
+
+def recipe(which: int) -> list[str]:
+    """Give the commands of a recipe, without those that install or fetch."""
+    whole = yaml.safe_load(blocks("ci.md", "yaml")[which])
+    job = whole["jobs"]["policies"] if which == 0 else whole["policies"]
+    steps = (
+        [step["run"] for step in job["steps"] if "run" in step] if which == 0 else job["script"] + job["after_script"]
+    )
+    return [step for step in steps if not step.startswith(("pip ", "git "))]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["GitHub", "GitLab"])
+def test_a_recipe_runs_and_comments_what_a_branch_changes(which: int, tmp_path: Path) -> None:
+    shutil.copytree(DOCS.parent / "policies", tmp_path / "policies")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b.example")
+    for words in (
+        ("init", "-q", "-b", "main"),
+        ("add", "."),
+        (*author, "commit", "-qm", "policies"),
+        ("update-ref", "refs/remotes/origin/main", "HEAD"),
+    ):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    changed = tmp_path / "policies" / "partners" / "acme-analytics.yaml"
+    changed.write_text(changed.read_text().replace("closes: 2027-03-01", "closes: 2027-02-01"))
+    (tmp_path / "bin").mkdir()
+    for name in ("gh", "curl"):  # what would leave this machine
+        (tmp_path / "bin" / name).write_text('#!/bin/sh\ncp comment.md commented.md\necho "$@" > commented-with\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    known = {"PATH": path, "GITHUB_BASE_REF": "main", "BASE": "main", "PR": "7", "HOME": str(tmp_path)}
+    for step in recipe(which):
+        done = subprocess.run(
+            ["bash", "-e", "-c", step], cwd=tmp_path, env=known, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), step
+    assert "becomes denied: decommissioned" in (tmp_path / "commented.md").read_text()
+    assert "comment.md" in (tmp_path / "commented-with").read_text()
+    assert 'failures="0"' in (tmp_path / "policies.xml").read_text()
+
+
+def test_the_settings_can_be_read() -> None:
     assert all(json.loads(block) for block in blocks("editors.md", "json"))
 
 

@@ -33,6 +33,8 @@ def test_a_person_sees_the_steps_the_window_in_words_and_the_nearest_rule(
         "5 third party no ThirdParty takes part",
         "6 rules 1 MicroPolicy matches, and none is open",
         f"7 windows `r` ({folder}/set.yaml:16) closed 3 days ago, at 2026-05-29T00:00:00Z -> deny: closed",
+        "to allow it",
+        f"move `closes` of `r` ({folder}/set.yaml:19)",
         "nearest rules, and what the call lacks for them",
         f"`r` {folder}/set.yaml:16",
         "window: closed 3 days ago, at 2026-05-29T00:00:00Z",
@@ -55,6 +57,7 @@ def test_a_program_gets_the_answer_of_check_with_the_steps(tmp_path: Path, capfd
         "policy": "r",
     }
     assert explained["nearest"] == []
+    assert explained["to_allow"] is None
 
 
 def test_a_misspelt_name_is_one_line_and_status_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

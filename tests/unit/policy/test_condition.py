@@ -126,7 +126,7 @@ def test_what_is_no_condition_is_refused_at_once_on_one_line(text: str) -> None:
 
 
 def test_a_fault_says_line_and_column() -> None:
-    with pytest.raises(ConditionFault, match=r"^at 2:9: there is no `request.pathh`$"):
+    with pytest.raises(ConditionFault, match=r"^at 2:9: there is no `request.pathh`; did you mean `request.path`\?$"):
         Condition.compile("request.path == '/a' ||\n request.pathh == 'b'")
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from authz.policy.document import MAX_DEPTH, MAX_FILE_BYTES, SourceFile, read_documents
+from authz.policy.document import MAX_FILE_BYTES, SourceFile
+from authz.policy.document_reader import MAX_DEPTH, read_documents
 
 MERGE = "a: {b: c}\n<<: {d: e}\n"
 
@@ -94,7 +95,9 @@ def test_null_is_a_fault(text: str) -> None:
 
 
 def test_an_empty_value_is_a_fault() -> None:
-    assert faults_of("a:\nb: c\n") == ["f.yaml:1:3: there is no value here; leave the field out, or give it a value"]
+    assert faults_of("a:\nb: c\n") == [
+        "f.yaml:1:3: `a` has no value; indent what belongs to it, or leave the field out"
+    ]
     assert len(faults_of("- a\n-\n")) == 2
 
 

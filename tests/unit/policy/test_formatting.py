@@ -111,7 +111,7 @@ def test_the_shops_policies_are_formatted(path: Path) -> None:
         ("%YAML 1.2\n---\na: b\n", 1, "a directive"),
         ("a: |2\n    b\n", 1, "a text in a block that is not headed"),
         ("a: | # comment\n  b\n", 1, "a text in a block that is not headed"),
-        ('a: "b\n  \\t c"\n', 1, "a text over several lines"),
+        ('a: "b\n  \\t c"\n', 1, "a text in quotes over several lines"),
     ],
 )
 def test_what_cannot_be_formatted_safely_is_refused_with_its_line(given: str, line: int, message: str) -> None:

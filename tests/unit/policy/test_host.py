@@ -41,7 +41,7 @@ def test_hosts_of_third_parties_are_read(text: str, shown: str) -> None:
         ("api..example", "no host name"),
         ("api.example..", "no host name"),
         ("-a.example", "no host name"),
-        ("https://api.example", "is no port"),
+        ("https://api.example/v1", "is no host name; write `api.example`"),
         ("api.example/x", "no host name"),
         ("user@api.example", "no host name"),
         ("a.example\n", "no host name"),

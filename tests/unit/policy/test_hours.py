@@ -497,7 +497,10 @@ ENTRY = 'days: [mon], from: "08:00", until: "18:00", timezone: UTC'
         ("{}", ["9:1: an empty mapping is not allowed; leave the field out, or give it a value"]),
         ("{during: []}", ["9:10: an empty list is not allowed; leave the field out, or give it a value"]),
         ("{during: {}}", ["9:10: an empty mapping is not allowed; leave the field out, or give it a value"]),
-        (f"{{during: {{{ENTRY}}}}}", ["9:10: must be a list, not a mapping; write `- ` or `[...]`"]),
+        (
+            f"{{during: {{{ENTRY}}}}}",
+            ["9:10: must be a list, not a mapping; put `- ` before its first line, or write `[{...}]`"],
+        ),
         ("{during: [mon]}", ["9:11: must be a mapping, not the text `mon`"]),
         (f"{{during: [{{{ENTRY}, zone: UTC}}]}}", ["9:71: unknown field `zone`; did you mean `timezone`?"]),
         ('{during: [{days: [mon], from: "08:00", timezone: UTC}]}', ["9:11: `until` is required"]),
@@ -507,7 +510,7 @@ ENTRY = 'days: [mon], from: "08:00", until: "18:00", timezone: UTC'
         ),
         (
             '{during: [{days: [], from: "08:00", until: "09:00", timezone: UTC}]}',
-            ["9:18: an empty list is not allowed; leave the field out, or give it a value"],
+            ["9:18: an empty list is not allowed; give it a value"],
         ),
         (
             '{during: [{days: [mon, fri, mon], from: "08:00", until: "09:00", timezone: UTC}]}',
@@ -516,9 +519,9 @@ ENTRY = 'days: [mon], from: "08:00", until: "18:00", timezone: UTC'
         (
             f'{{during: [{{{ENTRY}}}, {{days: mon, from: "8:00", until: 9, timezone: Europe/Berln}}]}}',
             [
-                "9:79: must be a list, not the text `mon`; write `- ` or `[...]`",
+                "9:79: must be a list, not the text `mon`; write each day, such as `[mon, tue, wed, thu, fri]`",
                 '9:90: `8:00` is no time of day; write hours and minutes, such as "08:00"',
-                '9:105: must be text, not the number `9`; write "9" in quotes',
+                '9:105: must be a time of day in quotes, such as "08:00", not the number `9`',
                 "9:118: `Europe/Berln` is no IANA time zone; did you mean `Europe/Berlin`?",
             ],
         ),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from authz.policy.document import SourceFile, Value, read_documents
+from authz.policy.document import SourceFile, Value
+from authz.policy.document_reader import read_documents
 from authz.policy.json_schema import json_schema
 from authz.policy.schema import SPECS, Metadata
 from authz.policy.schema_faults import _fields_by_path
@@ -49,6 +50,32 @@ def test_the_sets_of_the_vectors_are_valid(path: Path) -> None:
 def test_the_shops_policies_are_valid(path: Path) -> None:
     for document in values(path.read_bytes()):
         assert problems(SCHEMA, document) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("Service", {"identities": ["spiffe://Shop.example/a"]}),
+        ("Service", {"identities": ["spiffe://shop.example/a/"]}),
+        ("Service", {"identities": ["spiffe://shop.example/a*"]}),
+        ("Service", {"identities": ["spiffe://shop.example/a"], "hosts": ["catalog:8080"]}),
+        ("Service", {"identities": ["spiffe://a/a"], "api": [{"name": "a", "methods": ["GET"], "paths": ["/*"]}]}),
+        ("MicroPolicy", {"to": [{"services": ["b"], "operations": [{"methods": ["GET"], "paths": ["/a/{id}.json"]}]}]}),
+        ("ThirdParty", {"hosts": ["https://api.x.example"]}),
+        ("ThirdParty", {"hosts": ["api.x.example:80-90"]}),
+        ("ThirdParty", {"hosts": ["*.*.x.example"]}),
+    ],
+)
+def test_an_editor_underlines_what_other_languages_write(kind: str, spec: dict[str, Any]) -> None:
+    whole: dict[str, Any] = {
+        "Service": {},
+        "MicroPolicy": {"from": [{"services": ["a"]}]},
+        "ThirdParty": {"window": {"opens": "2026-01-01T00:00:00Z", "closes": "2027-01-01T00:00:00Z"}},
+    }[kind]
+    document = {"apiVersion": "authz/v1", "kind": kind, "metadata": {"name": "x"}, "spec": {**whole, **spec}}
+    places = [place for problem in problems(SCHEMA, document) for place in problem.split(": ")[:1]]
+    assert places
+    assert all(place.startswith("$.spec.") for place in places)
 
 
 def test_sets_made_by_chance_are_valid() -> None:

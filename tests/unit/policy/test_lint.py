@@ -246,6 +246,36 @@ def test_paths_that_are_always_refused_are_told() -> None:
     assert codes(A, double, rule("r", operations=operations)) == []
 
 
+@pytest.mark.parametrize("segment", [":id", "<int:id>", "[id]", "[0-9]+", "(a|b)", ".+", "items$"])
+def test_a_placeholder_of_another_program_is_told(segment: str) -> None:
+    operations = f'[{{methods: [GET], paths: ["/items/{{any}}/{segment}"]}}]'
+    guardrail = document("Guardrail", "g", f"{{to: [{{services: [b], operations: {operations}}}]}}")
+    offered = service("b", more=f', api: [{{name: x, methods: [GET], paths: ["/{segment}"]}}]')
+    used = rule("r2")
+    assert codes(A, B, rule("r", operations=operations)) == ["literal-placeholder"]
+    assert "literal-placeholder" in codes(A, B, used, guardrail)
+    assert codes(A, offered, rule("r", operations="[{api: [x]}]")) == ["literal-placeholder"]
+
+
+@pytest.mark.parametrize("segment", ["items:batchGet", "$metadata", "Products(1)", "a.b", "-", "@me", "~root", "[", ""])
+def test_what_only_looks_odd_is_no_placeholder(segment: str) -> None:
+    assert codes(A, B, rule("r", operations=f'[{{methods: [GET], paths: ["/{segment}"]}}]')) == []
+
+
+def test_a_shadowed_rule_is_found_among_thousands_for_the_same_pair() -> None:
+    many = [rule(f"r{number}", operations=f"[{{methods: [GET], paths: [/v1/r{number}]}}]") for number in range(600)]
+    wide = rule("wide", operations='[{methods: [GET, PUT], paths: ["/v1/a/{id}"]}]')
+    narrow = rule("narrow", operations="[{methods: [GET], paths: [/v1/a/b]}]")
+    found_in = [each.message for each in found(A, B, *many, wide, narrow)]
+    assert [message.partition(" in ")[0] for message in found_in] == ["all that this rule allows is allowed by `wide`"]
+
+
+def test_who_waits_is_told_after_each_rule_how_many_there_are() -> None:
+    told: list[tuple[int, int]] = []
+    lint(parsed(A, B, rule("r"), rule("s")), now_ns=NOW_NS, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)]
+
+
 def test_hosts_that_only_the_port_tells_apart_are_told() -> None:
     used = rule("r", to="{thirdParties: [p, q]}")
     assert codes(A, third_party("p", hosts="x.example"), third_party("q", hosts="'x.example:443'"), used) == [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -16,7 +19,6 @@ from tests.support.policy_texts import MESH, document, rule, service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 CASES = """{now: 2026-06-01T00:00:00Z, cases: [
   {name: a may, call: {from: a, to: b, method: GET, path: /x}, expect: {decision: allow, policy: r}},
@@ -28,7 +30,7 @@ ASKED = ("--from", "a", "--to", "b", "--method", "GET", "--path", "/x")
 @pytest.fixture
 def policies(tmp_path: Path) -> Callable[..., str]:
     def write(*documents: str) -> str:
-        (tmp_path / "policies").mkdir()
+        (tmp_path / "policies").mkdir(exist_ok=True)
         (tmp_path / "policies" / "set.yaml").write_text("---\n".join(documents), "utf-8")
         return str(tmp_path / "policies")
 
@@ -103,7 +105,10 @@ def test_the_pretty_answer_says_who_asks_and_until_when(policies: Any, run: Any)
         (("--grpc", "a.B/C"), "--method: `grpc` stands for method and path; leave `method` out"),
         (("-o", "xml"), "-o: `xml` is none of `pretty`, `json`"),
         (("--calls", "calls.jsonl"), "--calls says what each call is; leave --from out"),
-        (("--frm", "a"), "unrecognized arguments"),
+        (("--header", "x: y z"), "--header: `x: y z` is not K=V; write `x=y z`"),
+        (("--tls", "1.2"), "--tls: `1.2` is neither `TLSv1_2` nor `TLSv1_3`; did you mean `TLSv1_2`?"),
+        (("--frm", "a"), "authz check: unknown argument `--frm`; did you mean `--from`? (see `authz check --help`)"),
+        (("a",), "authz check: unknown argument `a`; quote what has spaces in it (see `authz check --help`)"),
     ],
 )
 def test_what_cannot_be_asked_is_status_2_and_one_line(
@@ -196,6 +201,36 @@ def test_whoever_asks_through_a_pipe_gets_each_answer_at_once(policies: Any) -> 
         assert asking.wait() == 0
 
 
+def test_ctrl_c_ends_a_stream_without_a_word(policies: Any) -> None:
+    command = [sys.executable, "-m", "authz", "check", "--policies", policies(*GOOD), "--calls", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+        assert asking.stdin is not None
+        assert asking.stdout is not None
+        asking.stdin.write(LINES[0] + b"\n")
+        asking.stdin.flush()
+        asking.stdout.readline()
+        asking.send_signal(signal.SIGINT)
+        _, err = asking.communicate()
+    assert (asking.returncode, err) == (130, b"")
+
+
+@pytest.mark.parametrize("command", ["lint", "test"])
+def test_a_reader_of_findings_that_leaves_early_gets_no_complaint(policies: Any, command: str) -> None:
+    many = [rule(f"r{number}", operations="all") for number in range(300)]
+    folder = policies(*GOOD[:-1], *many, document("PolicyTest", "t", CASES))
+    script = f"{sys.executable} -m authz {command} {folder} -o pretty | head -c 1 >/dev/null"
+    ended = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_answers_that_cannot_be_written_are_not_blamed_on_the_calls(policies: Any, tmp_path: Path) -> None:
+    (tmp_path / "calls").write_bytes(LINES[0] + b"\n")
+    command = f"{sys.executable} -m authz check --policies {policies(*GOOD)} --calls {tmp_path}/calls > /dev/full"
+    ended = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (2, "authz: No space left on device\n")
+
+
 # --- test
 
 
@@ -203,10 +238,12 @@ def test_a_failing_case_is_named_with_its_place_and_what_came(policies: Any, run
     folder = policies(*GOOD, document("PolicyTest", "t", CASES))
     status, out, _ = run("test", folder, "-o", "pretty")
     assert status == 1
+    asked = "--from b --to b --method GET --path /x --at 2026-06-01T00:00:00.000Z"
     assert out.splitlines() == [
         f"{folder}/set.yaml:26:3: t / b <may> not & \\x07",
         "  expected  deny closed by `r`",
         "  got       deny no_policy",
+        f"  why       authz explain --policies {folder} {asked}",
         "1 of 2 cases of 1 PolicyTest failed",
     ]
 
@@ -234,6 +271,26 @@ def test_results_in_json(policies: Any, run: Any) -> None:
     assert result["cases"][1]["got"] == {"decision": "deny", "reason": "no_policy", "policy": None}
 
 
+def test_the_command_that_a_failing_case_names_says_why(policies: Any, run: Any) -> None:
+    _, out, _ = run("test", policies(*GOOD, document("PolicyTest", "t", CASES)), "-o", "pretty")
+    (line,) = (line for line in out.splitlines() if line.startswith("  why "))
+    status, explained, _ = run(*shlex.split(line)[2:], "-o", "pretty")
+    assert (status, explained.splitlines()[0]) == (1, "deny: no_policy")
+
+
+@pytest.mark.parametrize("command", ["lint", "test", "check"])
+def test_a_file_or_an_empty_folder_is_named_as_such(run: Any, tmp_path: Path, command: str) -> None:
+    words = ("check", *ASKED, "--policies") if command == "check" else (command,)
+    (tmp_path / "a.yaml").write_text("")
+    (tmp_path / "empty").mkdir()
+    file = run(*words, str(tmp_path / "a.yaml"))
+    assert file == (2, "", f"{tmp_path}/a.yaml: a file; give the folder that the whole set is in\n")
+    status, out, err = run(*words, str(tmp_path / "empty"))
+    assert status == (1 if command == "lint" else 2)
+    assert "there is no `*.yaml` or `*.yml` file in the folder" in out + err
+    assert "empty" in out + err
+
+
 def test_results_in_junit(policies: Any, run: Any) -> None:
     status, out, _ = run("test", policies(*GOOD, document("PolicyTest", "t", CASES)), "-o", "junit")
     root = ET.fromstring(out)  # noqa: S314 our own output
@@ -242,6 +299,17 @@ def test_results_in_junit(policies: Any, run: Any) -> None:
     cases = root.findall("./testsuite[@name='t']/testcase")
     assert [case.get("name") for case in cases] == ["a may", "b <may> not & \ufffd"]
     assert [len(case.findall("failure")) for case in cases] == [0, 1]
+
+
+def test_a_rule_without_a_case_is_a_skipped_test_in_junit(policies: Any, run: Any) -> None:
+    folder = policies(
+        *GOOD, rule("q", operations="[{methods: [PUT], paths: [/q]}]"), document("PolicyTest", "t", CASES)
+    )
+    _, out, _ = run("test", folder, "-o", "junit", "--coverage")
+    suite = ET.fromstring(out).find("testsuite[@name='rules without a case']")  # noqa: S314 our own output
+    assert suite is not None
+    assert [(case.get("name"), case.get("line")) for case in suite] == [("MicroPolicy q", "21")]
+    assert suite.find("testcase/skipped") is not None
 
 
 def test_rules_that_no_case_was_decided_by_are_named(policies: Any, run: Any) -> None:
@@ -304,6 +372,20 @@ def test_findings_for_code_scanning(policies: Any, run: Any) -> None:
     assert place["artifactLocation"]["uri"] == f"{folder}/set.yaml"
     assert place["region"] == {"startLine": 19, "startColumn": 66}
     assert result["level"] == "warning"
+    for each in rules:  # what GitHub's code scanning wants of a rule
+        assert {"id", "shortDescription", "fullDescription", "help", "defaultConfiguration"} == each.keys()
+
+
+def test_a_finding_stays_the_same_one_when_lines_above_it_come_and_go(policies: Any, run: Any) -> None:
+    def fingerprints(*documents: str) -> list[str]:
+        _, out, _ = run("lint", policies(*documents), "-o", "sarif")
+        (one_run,) = json.loads(out)["runs"]
+        return [each["partialFingerprints"]["authzFinding/v1"] for each in one_run["results"]]
+
+    broad = [rule("r", operations="all"), rule("q", operations="[{methods: all, paths: all}]")]
+    before, after = fingerprints(*GOOD[:-1], *broad), fingerprints("# a comment\n\n" + GOOD[0], *GOOD[1:-1], *broad)
+    assert before == after
+    assert len(set(before)) == len(before) > 2
 
 
 def test_findings_for_a_pull_request(policies: Any, run: Any) -> None:

@@ -159,7 +159,7 @@ def test_data_that_is_broken_is_an_error(data: bytes) -> None:
         ("US/Estern", "; did you mean `US/Eastern`?"),
         ("utc", "; did you mean `UTC`?"),
         ("CEST", "; write a name such as `Europe/Berlin`"),
-        ("+01:00", "; write a name such as `Europe/Berlin`"),
+        ("+01:00", "; an offset is no zone: write a name such as `Europe/Berlin`, or `UTC`"),
         ("", "; write a name such as `Europe/Berlin`"),
         ("../../etc/passwd", "; write a name such as `Europe/Berlin`"),
         ("/usr/share/zoneinfo/UTC", "; did you mean `Etc/UTC`?"),
