@@ -124,7 +124,11 @@ def _instead(text: str) -> str:
         return ""
     if "*" in text:
         return "; `spiffe://TRUSTDOMAIN/**` is every workload of a trust domain"
-    return "; a name stands under `services` or `thirdParties`" if "/" not in text else f"; write `spiffe://{text}`"
+    return (
+        "; a name stands under `services` or `thirdParties`"
+        if "/" not in text
+        else f"; write {quoted(f'spiffe://{text}')}"
+    )
 
 
 @dataclass(slots=True)

@@ -188,7 +188,7 @@ def no_mapping(keys: tuple[Key, ...], value: Value) -> str:  # noqa: PLR0911 a t
         case str() if is_entry and field == "operations":
             return f"write {_operation(value)}"
         case str() if is_entry and field == "federates":
-            return f"write `{{trustDomain: {value}, bundle: FILE}}`"
+            return f"write `{{trustDomain: {_in_flow(value)}, bundle: FILE}}`"
         case _ if not is_entry and field == "expect":
             return "write `allow` or `deny`"
         case _ if not is_entry and field == "window":
@@ -253,7 +253,7 @@ def _operation(text: str) -> str:
     if text in {"all", "any", "*"}:
         return "`operations: all`"
     method, _, path = text.partition(" ")
-    if path.startswith("/"):
+    if path.startswith("/") and re.fullmatch(r"[A-Z]+", method):
         return f"`{{methods: [{method}], paths: [{_in_flow(path)}]}}`"
     if text.startswith("/"):
         return f"`{{methods: [GET], paths: [{_in_flow(text)}]}}`"
@@ -263,5 +263,6 @@ def _operation(text: str) -> str:
 
 
 def _in_flow(text: str) -> str:
-    """Give a text as it is written in a list in brackets."""
+    """Give a text as it is written in a list in brackets, on one line."""
+    text = quoted(text)[1:-1]
     return text if re.fullmatch(r"[A-Za-z0-9/][A-Za-z0-9 /._:-]*", text) and ": " not in text else f'"{text}"'

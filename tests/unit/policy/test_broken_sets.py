@@ -99,3 +99,23 @@ def test_a_document_without_a_line_between_hides_no_names() -> None:
     assert faults_of(f"{run_together}---\n{users}".encode(), alone=True) == [
         "x.yaml:5:1: duplicate key `apiVersion`; the first is in line 1; a new document begins with a line `---`"
     ]
+
+
+@pytest.mark.parametrize("place", ["from", "to", "operations", "methods", "identities", "services", "federates", "key"])
+@pytest.mark.parametrize("text", ["a\\nb/c", "x\\u0007 /\\nforged.yaml:1:1: all is well", "`\\u202e`"])
+def test_no_hint_repeats_what_would_forge_a_line(place: str, text: str) -> None:
+    value = f'"{text}"'
+    spec = {
+        "from": f"{{from: [{value}], to: {value}}}",
+        "to": f"{{from: {value}, to: [{value}]}}",
+        "operations": f"{{from: [], to: [{{services: [catalog], operations: [{value}]}}]}}",
+        "methods": f"{{from: [], to: [{{services: [catalog], operations: [{{methods: {value}, paths: [{value}]}}]}}]}}",
+        "identities": f"{{from: [{{identities: [{value}]}}], to: {value}}}",
+        "services": f"{{from: [{{services: {value}}}, {{services: [{value}]}}], to: [{{operations: {value}}}]}}",
+        "federates": f"{{federates: [{value}], mode: {value}, window: {value}}}",
+        "key": f"{{{value}: {value}}}",
+    }[place]
+    kind = "Mesh" if place == "federates" else "MicroPolicy"
+    found = faults_of(f"apiVersion: authz/v1\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n".encode())
+    assert found
+    assert all(line.isprintable() for line in found)

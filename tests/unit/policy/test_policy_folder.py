@@ -71,7 +71,7 @@ def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(PolicyFolderError, match="nowhere: there is no such folder"):
         load_policy_folder(str(tmp_path / "nowhere"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(PolicyFolderError, match="file: not a directory"):
+    with pytest.raises(PolicyFolderError, match="file: a file; give the folder"):
         load_policy_folder(str(tmp_path / "file"))
 
 
