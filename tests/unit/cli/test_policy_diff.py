@@ -80,6 +80,7 @@ def test_the_example_of_a_difference_can_be_checked(
     result = json.loads(run(*folders, "-o", "json")[1])
     assert [each["becomes"] for each in result["differences"]] == ["deny", "allow"]
     assert result["differences"][0]["spans"] == [{"from": None, "until": None}]
+    assert [result["differences"][0][field] for field in ("callers", "destinations", "times")] == [["a"], ["b"], 1]
     for each in result["differences"]:
         (tmp_path / "call").write_text(json.dumps(each["example"]))
         answers = []
