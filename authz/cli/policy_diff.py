@@ -18,10 +18,12 @@ from authz.errors import UsageError
 from authz.policy.asked_call import AskedCallError
 from authz.policy.difference import compare
 from authz.policy.errors import printable
+from authz.policy.garbage import collector_at_rest
 from authz.policy.index import compile_index
 from authz.policy.policy_test import directory_of
 from authz.policy.recorded_call import recorded_call_from_json
 from authz.policy.replay import Replay
+from authz.policy.window import NS_PER_DAY
 from authz.policy_folder import load_policy_folder
 from authz.policy_in_git import git_folder, is_in_repository, load_git_folder, repository_path
 
@@ -104,7 +106,9 @@ def _diff(given: argparse.Namespace) -> int:
     if given.calls is not None:
         return _replay(given, old, new, waiting, as_json=output == "json")
     waiting.begins("compiling both")
-    comparison = compare(old.policy_set, new.policy_set, now_ns=time.time_ns(), progress=waiting.compared)
+    # From midnight on: what is asked twice on a day is answered alike.
+    now_ns = time.time_ns()
+    comparison = compare(old.policy_set, new.policy_set, now_ns=now_ns - now_ns % NS_PER_DAY, progress=waiting.compared)
     if output == "json":
         differences = [difference_object(each) for each in comparison.differences]
         print(json.dumps({**_sides(old, new), "differences": differences, "notes": list(comparison.notes)}))
@@ -162,7 +166,7 @@ def _replay(given: argparse.Namespace, old: _Source, new: _Source, waiting: _Wai
     now_ns = time.time_ns()
     bad = 0
     waiting.begins("asking recorded calls")
-    with _opened(given.calls) as calls:
+    with collector_at_rest(), _opened(given.calls) as calls:
         for number, line in enumerate(lines_of(calls), 1):
             if number % _LINES_BETWEEN == 0:
                 waiting.begins(f"asked {number} recorded calls")
