@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from authz.policy.answers_over_time import AnswersOverTime
 from authz.policy.caller_classes import caller_classes
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from authz.policy.caller_classes import CallerClass, KnownCaller
+    from authz.policy.changed_call import Change
     from authz.policy.compared_set import Meaning
     from authz.policy.destination_classes import DestinationClass
     from authz.policy.difference_groups import Difference
@@ -46,7 +47,10 @@ if TYPE_CHECKING:
     #: Told how many destinations are compared, and of how many.
     Progress = Callable[[int, int], None]
 
-_GRPC_HEADERS = (("content-type", b"application/grpc"),)
+#: Of what destinations have in common, so much is kept.
+MAX_KEPT: Final = 10_000
+
+_GRPC_HEADERS: Final = (("content-type", b"application/grpc"),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +102,14 @@ class _Paths:
     meanings: list[Meaning]
     changed: frozenset[int]
     paths: list[PathClass]
+
+    def means(self, path: PathClass, method: MethodClass) -> list[int]:
+        """Give the meanings, by number, of calls by a method on a path."""
+        return [
+            number
+            for number in path.operations
+            if number < len(self.meanings) and method.is_meant(self.meanings[number].operation)
+        ]
 
 
 class _Comparer:
@@ -187,29 +199,31 @@ class _Comparer:
     def _changed_at(self, paths: _Paths) -> Iterator[ChangedCall]:
         """Give every class of calls at a destination that the two sets answer differently."""
         inbound = paths.place.destination.direction is Direction.INBOUND
+        known: dict[Hashable, tuple[Change, ...]] = {}
         for path in paths.paths:
             versions: tuple[TlsClass | None, ...] = (None,)
             if inbound and any(paths.meanings[number].asks_for_tls for number in path.operations & paths.changed):
                 versions = self._versions
             methods = tuple(replace(each, tls=tls) for each in path.methods(paths.operations) for tls in versions)
             for method in methods:
-                for numbers in self._asking(paths, path, method):
+                here = paths.means(path, method)
+                for numbers in self._asking(paths, here):
                     caller = self._callers[numbers[0]]
                     if caller.has_no_sidecar and not inbound:
                         continue
                     call = _call(caller, paths.place.destination, method, path)
-                    for change in self._answers.changes(call):
+                    # What the same is said of, on whatever path and by whatever method, is answered alike.
+                    said = frozenset(number for number in here if numbers[0] in paths.meanings[number].callers)
+                    key = said, self._kind[numbers[0]], path.shape, path.has_gap, method.tls, method.is_tunnel
+                    if key not in known:
+                        known[key] = self._answers.changes(call)
+                    for change in known[key]:
                         yield ChangedCall(
                             numbers=numbers, path=path, method=method, change=change, example=call, methods=methods
                         )
 
-    def _asking(self, paths: _Paths, path: PathClass, method: MethodClass) -> list[tuple[int, ...]]:
-        """Give the callers whose calls by a method on a path may change, those together who are alike there."""
-        here = [
-            number
-            for number in path.operations
-            if number < len(paths.meanings) and method.is_meant(paths.meanings[number].operation)
-        ]
+    def _asking(self, paths: _Paths, here: list[int]) -> list[tuple[int, ...]]:
+        """Give the callers for whom some of the meanings `here` change something, those together who are alike."""
         features = paths.place.features
         asking = self._heard
         if not any(each.observed for each in features):
@@ -224,6 +238,8 @@ class _Comparer:
         """Take callers apart by which of the rules and Guardrails, each for some callers, are for them."""
         found = self._alike.get((asking, selected))
         if found is None:
+            if len(self._alike) >= MAX_KEPT:
+                self._alike.clear()
             by_rules: defaultdict[Hashable, list[int]] = defaultdict(list)
             ordered = list(selected)
             for number in sorted(asking):

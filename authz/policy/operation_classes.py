@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import quote
 
+from authz.policy.evaluation import CONNECT
 from authz.policy.operation import ALL, GrpcOperation, HttpOperation
 from authz.policy.party import GRPC_METHOD, broadened
 from authz.policy.route import ANY_SEGMENT, REST, PathShape, PathTemplate
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from authz.policy.tls_classes import TlsClass
+
 
 #: A method that no policy names.
 _FRESH_METHOD: Final = "ANY-OTHER"
@@ -46,6 +48,11 @@ class MethodClass:
     named: bool
     tls: TlsClass | None = None
 
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether it asks for an opaque tunnel, for which there are rules besides."""
+        return self.method == CONNECT
+
     def is_meant(self, operation: HttpOrGrpc) -> bool:
         """Whether an operation means calls by this method, on paths that it means."""
         if isinstance(operation, GrpcOperation):
@@ -55,11 +62,15 @@ class MethodClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PathClass:
-    """The paths that exactly these operations mean, by number; `template` stands for them, None for any other path."""
+    """The paths that exactly these operations mean, by number; `template` stands for them, None for any other path.
+
+    `has_gap` says that a segment is empty which is not the last; they have `shape` besides what the template has.
+    """
 
     target: str
     template: PathTemplate | None
     shape: PathShape | None
+    has_gap: bool
     operations: frozenset[int]
 
     def methods(self, operations: Sequence[HttpOrGrpc]) -> list[MethodClass]:
@@ -107,10 +118,20 @@ def path_classes(
         means = everywhere | {number for number, _ in each.matched}
         gap = PathShape.DOUBLE_SLASH if each.gap and not _has_gap(template) else None
         if not each.again:
-            found.append(PathClass(target=_target(each.example), template=template, shape=gap, operations=means))
+            found.append(
+                PathClass(
+                    target=_target(each.example), template=template, shape=gap, has_gap=each.gap, operations=means
+                )
+            )
         free = [index for index, segment in enumerate(each.shape) if segment == ANY_SEGMENT]
         found += [
-            PathClass(target=_target(each.example, (free[0], shape)), template=template, shape=shape, operations=means)
+            PathClass(
+                target=_target(each.example, (free[0], shape)),
+                template=template,
+                shape=shape,
+                has_gap=each.gap,
+                operations=means,
+            )
             for shape in put_in
             if free
         ]
