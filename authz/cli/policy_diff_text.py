@@ -37,9 +37,10 @@ def differences_for_people(comparison: Comparison) -> Iterator[str]:
         yield "no difference: every call gets the same verdict at every time"
         return
     differences = comparison.differences
-    if len(differences) <= MAX_SHOWN:
-        for difference in differences:
-            yield from _difference_lines(difference)
+    alike = _by(differences, lambda each: (each.callers, each.destinations, each.change))
+    if len(alike) <= MAX_SHOWN:
+        for same in alike:
+            yield from _difference_lines(same)
     else:
         yield from _put_together(differences)
     yield from (printable(f"! {note}") for note in comparison.notes)
@@ -51,9 +52,11 @@ def differences_for_people(comparison: Comparison) -> Iterator[str]:
     yield ", ".join(counts + ([f"{len(comparison.notes)} more to know"] if comparison.notes else []))
 
 
-def _difference_lines(difference: Difference) -> Iterator[str]:
-    change = difference.change
-    what = f"{_names(difference.callers)} -> {_names(difference.destinations)}: {difference.operation}"
+def _difference_lines(alike: Sequence[Difference]) -> Iterator[str]:
+    """Give the lines of differences that are the same for several operations."""
+    first, change = alike[0], alike[0].change
+    operations = _names([each.operation for each in alike], between="; ")
+    what = f"{_names(first.callers)} -> {_names(first.destinations)}: {operations}"
     yield printable(f"{_sign(change)} {what} {_outcome(change)}")
     for span in change.spans[:MAX_SPANS]:
         if words := _span(span):
@@ -100,9 +103,9 @@ def _by(differences: Sequence[Difference], key: Callable[[Difference], Hashable]
     return list(groups.values())
 
 
-def _names(names: Sequence[str]) -> str:
+def _names(names: Sequence[str], between: str = ", ") -> str:
     more = len(names) - MAX_NAMES
-    return ", ".join(names) if more <= 1 else f"{', '.join(names[:MAX_NAMES])} and {more} more"
+    return between.join(names) if more <= 1 else f"{between.join(names[:MAX_NAMES])} and {more} more"
 
 
 def _sign(change: Change) -> str:

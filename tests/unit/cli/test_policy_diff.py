@@ -75,6 +75,16 @@ def test_what_differs_is_status_1_and_a_line_each(tmp_path: Path, run: Any) -> N
     ]
 
 
+def test_operations_that_change_alike_stand_in_one_line(tmp_path: Path, run: Any) -> None:
+    both = rule("r", operations="[{methods: [GET], paths: [/x, /y]}]")
+    status, out, _ = run(write(tmp_path / "x", *OLD[:-1]), write(tmp_path / "y", *OLD[:-1], both), "-o", "pretty")
+    assert status == 1
+    assert out.splitlines()[2:] == [
+        "+ a -> b: GET /x; GET /y becomes allowed by `r` (was no_policy)",
+        "2 become allowed",
+    ]
+
+
 def test_many_differences_are_put_together_and_json_has_each(tmp_path: Path, run: Any) -> None:
     services = [service(f"s{number}") for number in range(30)]
     rules = [
