@@ -183,7 +183,8 @@ def _replay(given: argparse.Namespace, old: _Source, new: _Source, waiting: _Wai
         counts = {"calls": replay.calls, "changed": replay.changed}
         print(json.dumps({**_sides(old, new), **counts, "differences": [kind_object(each) for each in kinds]}))
     else:
-        print("\n".join((*_head(old, new), *replay_for_people(replay, kinds))))
+        left_out = [f"{bad} line{'' if bad == 1 else 's'} left out: no calls"] if bad else []
+        print("\n".join((*_head(old, new), *replay_for_people(replay, kinds), *left_out)))
     if bad:
         return USAGE
     return NO if replay.changed else YES

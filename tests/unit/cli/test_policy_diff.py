@@ -289,8 +289,8 @@ def test_lines_that_are_no_calls_are_named_and_status_2(tmp_path: Path, run: Any
     folders = [write(tmp_path / "x", *OLD), write(tmp_path / "y", *OLD)]
     bad = ["{", json.dumps({**RECORD, "route": None}), json.dumps({**CALL, "from": "nobody"}), '{"caller": {}}']
     (tmp_path / "calls").write_text("\n".join([json.dumps(CALL), *bad]))
-    status, _, err = run(*folders, "--calls", str(tmp_path / "calls"))
-    assert status == 2
+    status, out, err = run(*folders, "--calls", str(tmp_path / "calls"), "-o", "pretty")
+    assert (status, out.splitlines()[-2:]) == (2, ["1 call, no difference", "4 lines left out: no calls"])
     assert [line.split(": ")[0] for line in err.splitlines()] == [
         f"{tmp_path}/calls:{number}" for number in (2, 3, 4, 5)
     ]
