@@ -52,7 +52,10 @@ def git_folder(repository: str, revision: str, folder: str) -> GitFolder:
     try:
         found = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except _GitSaysNo as error:
-        raise GitRevisionError(f"{quoted(revision)} is neither a folder nor a git revision{_why(error)}") from error
+        raise GitRevisionError(
+            f"{quoted(revision)} is neither a folder nor a git revision{_why(error)}; check how it is written, "
+            "or fetch it first (in CI: with the whole history)"
+        ) from error
     commit = found.decode("ascii", "replace").strip()
     path = PurePosixPath(folder)
     if path.is_absolute() or ".." in path.parts:
@@ -73,7 +76,10 @@ def repository_path(directory: str) -> str:
     try:
         prefix = _git(directory, "rev-parse", "--show-prefix")
     except _GitSaysNo as error:
-        raise GitRevisionError(f"{directory} is in no git repository{_why(error)}") from error
+        raise GitRevisionError(
+            f"{directory} is in no git repository, and there is no such folder; run this within the repository, "
+            "or compare two folders"
+        ) from error
     return prefix.decode("utf-8", "surrogateescape").rstrip("\n").rstrip("/")
 
 
@@ -90,7 +96,10 @@ def load_git_folder(repository: str, place: GitFolder) -> PolicySet:
         if path.startswith(below) and inside.endswith(SUFFIXES) and not _is_hidden(inside):
             wanted.append((path, _followed(blobs, path, repository)))
     if not any(path.startswith(below) for path in blobs):
-        raise GitRevisionError(f"{place}: there is no such folder in this commit; say which one with --policies")
+        raise GitRevisionError(
+            f"{place}: there is no such folder in this commit; write REVISION:FOLDER, or --policies FOLDER, from "
+            "the repository's root"
+        )
     if len(wanted) > MAX_FILES:
         raise GitRevisionError(f"{place}: more than {MAX_FILES} policy files")
     contents = _contents(repository, [blob.hash for _, blob in wanted])

@@ -1,70 +1,84 @@
-"""Policy sets as if their conditions held, or did not: what is compared where no call is there to ask about.
+"""What may be true of a call and cannot be told from an example: which combinations are looked at, and in which words.
 
-A condition depends on headers, queries and what else a call has; no example can stand for all of that. So sets with
-conditions are compared under each assumption: those of the rules hold or do not, those of the Guardrails hold or do
-not. A rule with conditions that is not the same in both sets is told besides.
+A condition depends on headers, queries and what else a call has. So each one is taken as true and as false; of a few
+together, every combination is looked at, of many, those that a policy depends on: one or two of them, or all but one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
-from authz.policy.condition import Condition
+from authz.policy.errors import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence, Set as AbstractSet
 
-    from authz.policy.policy_set import PolicySet
+    from authz.policy.standing import Variable
 
-#: Holds for nobody: a caller without an identity is never asked about conditions.
-_NEVER: Final = "caller.identity == ''"
+#: 64 combinations; more conditions on one call are rare.
+MAX_WHOLLY: Final = 6
+#: Of different combinations in which something is so, so many are told.
+MAX_TOLD: Final = 3
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assumption:
-    """Whether the conditions of all rules, and those of all Guardrails, hold."""
-
-    rules: bool
-    guardrails: bool
-
-    def __str__(self) -> str:
-        said = (("rules'", self.rules), ("Guardrails'", self.guardrails))
-        return " and ".join(f"the {whose} conditions {'hold' if holds else 'do not hold'}" for whose, holds in said)
+_Combination = frozenset["Variable"]
 
 
-def assumptions(old: PolicySet, new: PolicySet) -> tuple[Assumption, ...]:
-    """Give the assumptions under which two sets are to be compared; one that changes nothing, without conditions."""
-    rules = (True, False) if any(rule.when for each in (old, new) for rule in each.micro_policies) else (True,)
-    guards = (True, False) if any(guard.when for each in (old, new) for guard in each.guardrails) else (True,)
-    return tuple(Assumption(rules=rule, guardrails=guard) for rule in rules for guard in guards)
+def assumptions(variables: AbstractSet[Variable]) -> tuple[_Combination, ...]:
+    """Give the combinations to be looked at, each as what is true in it; the fewest first."""
+    ordered = sorted(variables)
+    sizes: Collection[int] = range(len(ordered) + 1)
+    if len(ordered) > MAX_WHOLLY:
+        sizes = (0, 1, 2, len(ordered) - 1, len(ordered))
+    return tuple(frozenset(each) for size in sizes for each in combinations(ordered, size))
 
 
-def under(policy_set: PolicySet, assumption: Assumption) -> PolicySet:
-    """Give the set with each condition replaced by what is assumed of it."""
-    never = (Condition.compile(_NEVER),)
-    return replace(
-        policy_set,
-        micro_policies=tuple(
-            rule.model_copy(update={"when": () if assumption.rules else never}) if rule.when else rule
-            for rule in policy_set.micro_policies
-        ),
-        guardrails=tuple(
-            guard.model_copy(update={"when": () if assumption.guardrails else never}) if guard.when else guard
-            for guard in policy_set.guardrails
-        ),
-    )
-
-
-def where_words(known: Sequence[Assumption], found: Collection[Assumption]) -> str:
-    """Say under which of the known assumptions something is so; nothing, where it is so under all of them."""
+def where_words(variables: AbstractSet[Variable], known: Sequence[_Combination], found: Sequence[_Combination]) -> str:
+    """Say in which of the known combinations something is so; nothing, where it is so in all of them."""
     if len(found) == len(known):
         return ""
-    rules = {each.rules for each in found}
-    guards = {each.guardrails for each in found}
-    both_rules, both_guards = {each.rules for each in known}, {each.guardrails for each in known}
-    if guards == both_guards and len(found) == len(rules) * len(guards):
-        return f" where the rules' conditions {'hold' if rules == {True} else 'do not hold'}"
-    if rules == both_rules and len(found) == len(rules) * len(guards):
-        return f" where the Guardrails' conditions {'hold' if guards == {True} else 'do not hold'}"
-    return " where " + ", or ".join(str(each) for each in known if each in found)
+    cases = [_case(variables, each) for each in _merged(variables, known, frozenset(found))]
+    more = f", or in {len(cases) - MAX_TOLD} more cases" if len(cases) > MAX_TOLD else ""
+    return " where " + ", or ".join(cases[:MAX_TOLD]) + more
+
+
+def _merged(
+    variables: AbstractSet[Variable], known: Sequence[_Combination], found: frozenset[_Combination]
+) -> Iterator[tuple[_Combination, _Combination]]:
+    """Give cases that together are the combinations found, each as what is true and what is false in it."""
+    left = dict.fromkeys(each for each in known if each in found)
+    while left:
+        first = next(iter(left))
+        true, false = set(first), variables - first
+        # What can be left out without another combination coming in makes no difference.
+        for each in sorted(variables):
+            if all(other in found for other in _within(known, true - {each}, false - {each})):
+                true.discard(each)
+                false = false - {each}
+        for other in _within(known, true, false):
+            left.pop(other, None)
+        yield frozenset(true), frozenset(false)
+
+
+def _within(
+    known: Sequence[_Combination], true: AbstractSet[Variable], false: AbstractSet[Variable]
+) -> Iterator[_Combination]:
+    return (each for each in known if true <= each and each.isdisjoint(false))
+
+
+def _case(variables: AbstractSet[Variable], case: tuple[_Combination, _Combination]) -> str:
+    words = []
+    for which, (one, many) in zip(case, (("holds", "hold"), ("does not hold", "do not hold")), strict=True):
+        texts = [_words(each, variables) for each in sorted(which)]
+        if texts:
+            words.append(f"{' and '.join(texts)} {one if len(texts) == 1 else many}")
+    return " and ".join(words)
+
+
+def _words(variable: Variable, variables: AbstractSet[Variable]) -> str:
+    text = " and ".join(quoted(each) for each in variable.texts)
+    if any(other.texts == variable.texts and other.guardrail is not variable.guardrail for other in variables):
+        text += " of a Guardrail" if variable.guardrail else " of a rule"
+    if any(other.texts == variable.texts and other.facts != variable.facts for other in variables):
+        text += f" with {', '.join(variable.facts) or 'nothing'}"
+    return text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from authz.decision import Reason, Verdict
-    from authz.policy.call_classes import CallerClass, DestinationClass, MethodClass, PathClass
+    from authz.policy.operation_classes import MethodClass, PathClass
     from authz.request import Call
 
 
@@ -19,35 +19,51 @@ class Span:
     until_ns: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Times:
+    """Spans of time, in order; made once for all changes at the same times, so that it equals only itself.
+
+    Of many spans the first ones are kept: there are `count`, the last of them until `until_ns`. Times that are
+    `recurring` go on beyond their last span, as far as hours were followed.
+    """
+
+    spans: tuple[Span, ...]
+    count: int
+    until_ns: int | None
+    recurring: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What a call becomes, and when.
 
-    `policy` is the rule that allows it: from now on, or until now; `reason` is that of the deny. A change that is
-    `recurring` goes on beyond its last span, as far as hours were followed.
+    `policy` is the rule that allows it: from now on, or until now; `reason` is that of the deny. `condition` says for
+    which answers of conditions it is so; nothing, where they make no difference.
     """
 
     becomes: Verdict
-    spans: tuple[Span, ...]
-    recurring: bool
+    times: Times
     policy: str | None
     reason: Reason
+    condition: str = ""
     example_at_ns: int = field(compare=False)
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The spans of time; of many the first ones."""
+        return self.times.spans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedCall:
-    """One class of calls that changes; `methods` and `paths` are all classes of its path and its destination.
+    """One class of calls that changes, by classes of callers who are alike, by number.
 
-    `condition` says for which answers of conditions it changes; nothing, where they make no difference.
+    `methods` are all classes of its path.
     """
 
-    caller: CallerClass
-    destination: DestinationClass
+    numbers: tuple[int, ...]
     path: PathClass
     method: MethodClass
     change: Change
     example: Call
-    condition: str = ""
     methods: tuple[MethodClass, ...] = field(repr=False)
-    paths: tuple[PathClass, ...] = field(repr=False)

@@ -102,6 +102,13 @@ class Condition:
         """Compile an expression; raises ConditionFault that says what is wrong with it, and where."""
         return _compiled(text)
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """What it asks about, by the names of the language: `request.method`, `caller.attributes`, ..."""
+        compiled = self._compiled
+        maps = (name for _, name, _ in (*compiled.entries, *compiled.presences))
+        return frozenset({*compiled.texts, *maps, *compiled.wholes})
+
     def holds(self, facts: CallFacts) -> bool:
         """Whether the condition holds; raises ConditionError."""
         compiled = self._compiled

@@ -2,54 +2,56 @@
 
 No comparison of texts: both sets are compiled, and every class of calls that they can tell apart is put to both, at
 every time. Names of files, order, comments, and the names of rules are no difference where the answers are the same.
-Only allow and deny count, not the reason.
+Only allow and deny count, not the reason. What no example can stand for is said in notes (`difference_notes`).
 
-Conditions are assumed to hold, and not to hold (`assumed_conditions`). What no example can stand for is said in notes:
-certificates that are revoked by their serial number in one set only, rules with conditions that changed, and calls
-that are proven by other means than an X.509-SVID, or are tunnels (`uncompared_calls`).
+Only what a change can reach is looked at: what a rule or Guardrail means that is not in the other set, whoever is
+somebody else than before, and destinations that are not what they were. Destinations of which the sets say the same are
+gone through once, and so are callers.
 
 # INVARIANT (sound): each difference has an example call and an instant at which the two sets, with their conditions as
-# assumed, answer differently.
+# said, answer differently.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from authz.policy.answers_over_time import AnswersOverTime, destination_of
-from authz.policy.assumed_conditions import assumptions, under, where_words
-from authz.policy.call_classes import (
-    call_of_classes,
-    caller_classes,
-    destination_classes,
-    forbidden_operation,
-    path_classes,
-)
+from authz.policy.answers_over_time import AnswersOverTime
+from authz.policy.caller_classes import caller_classes
 from authz.policy.changed_call import ChangedCall
-from authz.policy.difference_groups import grouped
-from authz.policy.errors import quoted
-from authz.policy.index import compile_index
+from authz.policy.compared_set import ComparedSet, Features, Numbering
+from authz.policy.destination_classes import destination_classes
+from authz.policy.difference_groups import Grouping
+from authz.policy.difference_notes import difference_notes
+from authz.policy.garbage import collector_at_rest
 from authz.policy.operation import EVERY_OPERATION
-from authz.policy.revocation import RevokedSerial
-from authz.policy.route import NO_SHAPES
-from authz.policy.rule_reach import RuleReach
-from authz.policy.schema import Service
-from authz.policy.selection import Selection
+from authz.policy.operation_classes import path_classes
+from authz.policy.route import PathShape
+from authz.policy.tls_classes import tls_classes
 from authz.policy.uncompared_calls import uncompared_notes
-from authz.request import Direction, TlsVersion
+from authz.request import Call, Direction, TlsVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
-    from authz.policy.assumed_conditions import Assumption
-    from authz.policy.call_classes import CallerClass, DestinationClass, HttpOrGrpc
+    from authz.policy.caller_classes import CallerClass, KnownCaller
+    from authz.policy.changed_call import Change
+    from authz.policy.compared_set import Meaning
+    from authz.policy.destination_classes import DestinationClass
     from authz.policy.difference_groups import Difference
-    from authz.policy.identity_pattern import IdentityPattern
+    from authz.policy.operation_classes import HttpOrGrpc, MethodClass, PathClass
     from authz.policy.policy_set import PolicySet
-    from authz.policy.route import PathShape
-    from authz.policy.schema import Guardrail, Mesh, MicroPolicy, ThirdParty
+    from authz.policy.tls_classes import TlsClass
+
+    #: Told how many destinations are compared, and of how many.
+    Progress = Callable[[int, int], None]
+
+#: Of what destinations have in common, so much is kept.
+MAX_KEPT: Final = 10_000
+
+_GRPC_HEADERS: Final = (("content-type", b"application/grpc"),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,242 +67,204 @@ class Comparison:
         return not self.differences and not self.notes
 
 
-def compare(old: PolicySet, new: PolicySet, *, now_ns: int) -> Comparison:
+def compare(old: PolicySet, new: PolicySet, *, now_ns: int, progress: Progress | None = None) -> Comparison:
     """Compare two sets; raises DifferenceError, or TooManyClassesError, where there is too much to be told.
 
     Recurring hours are followed for 366 days from `now_ns`; everything else is compared for all time. Cost: grows
-    with what the documents that changed are about, not with the sets.
+    with what the documents that changed are about; besides, both sets are compiled.
     """
-    known = assumptions(old, new)
-    found: dict[ChangedCall, list[Assumption]] = {}
-    callers: Sequence[CallerClass] = ()
-    for assumption in known:
-        comparer = _Comparer(under(old, assumption), under(new, assumption), now_ns)
-        callers = comparer.callers
-        for changed in comparer.changed_calls():
-            found.setdefault(changed, []).append(assumption)
-    changed_calls = [replace(changed, condition=where_words(known, where)) for changed, where in found.items()]
-    return Comparison(
-        differences=grouped(changed_calls, callers),
-        notes=(*_serial_notes(old.mesh, new.mesh), *_condition_notes(old, new), *uncompared_notes(old, new)),
-    )
-
-
-def _condition_notes(old: PolicySet, new: PolicySet) -> Iterator[str]:
-    """Name the rules with conditions that are not to be found, under whatever name, in the other set."""
-    for what, this, other in (("is new, or changed", new, old), ("is gone, or changed", old, new)):
-        mine, theirs = Selection(this), Selection(other)
-        conditional = [RuleReach.of(each, theirs) for each in _conditional(other)]
-        for rule in _conditional(this):
-            reach = RuleReach.of(rule, mine)
-            if not any(reach.is_same(each) for each in conditional):
-                conditions = ", ".join(quoted(each.text) for each in rule.when)
-                yield f"{quoted(rule.name)} {what}, and has conditions that are not looked into: {conditions}"
-
-
-def _conditional(policy_set: PolicySet) -> list[MicroPolicy | Guardrail]:
-    rules: list[MicroPolicy | Guardrail] = [*policy_set.micro_policies, *policy_set.guardrails]
-    return [rule for rule in rules if rule.when]
-
-
-def _serial_notes(old: Mesh, new: Mesh) -> Iterator[str]:
-    before, after = ({each for each in mesh.revoked if isinstance(each, RevokedSerial)} for mesh in (old, new))
-    for becomes, revoked in (("becomes denied", after - before), ("is no longer denied", before - after)):
-        for each in sorted(revoked, key=lambda one: (one.trust_domain.name, one.serial)):
-            serial = quoted(f"serial:{each.trust_domain}/{each.serial}")
-            yield f"every call with the certificate {serial} {becomes} because of it (`revoked` of the Mesh)"
-
-
-class _Side:
-    """One of the two sets, compiled, with the reach of its rules."""
-
-    def __init__(self, policy_set: PolicySet) -> None:
-        self.set = policy_set
-        self.index = compile_index(policy_set)
-        self.parties: dict[str, Service | ThirdParty] = {party.name: party for party in policy_set.parties}
-        selection = Selection(policy_set)
-        self.rules = {rule.name: RuleReach.of(rule, selection) for rule in policy_set.micro_policies}
-        self.guards = {guard.name: RuleReach.of(guard, selection) for guard in policy_set.guardrails}
-        self.at: defaultdict[str | None, list[RuleReach]] = defaultdict(list)
-        for reach in self.rules.values():
-            for name in reach.targets or ():
-                self.at[name].append(reach)
-
-    def observes(self, destination: DestinationClass) -> bool:
-        """Whether what no rule allows there goes on."""
-        party = destination_of(self.index, destination.direction, destination.name, destination.host)
-        return party is not None and party.observed
-
-    def guard_operations(self, name: str | None) -> Iterator[HttpOrGrpc]:
-        """Give what Guardrails forbid at a destination, as broadly as they mean it."""
-        for guard in self.guards.values():
-            for operation in (EVERY_OPERATION,) if guard.targets is None else guard.targets.get(name or "", ()):
-                yield forbidden_operation(operation)
-
-    def shapes(self, name: str | None) -> frozenset[PathShape]:
-        """Give the shapes of path that a destination allows."""
-        party = None if name is None else self.parties.get(name)
-        return NO_SHAPES if party is None else party.path_shapes
+    with collector_at_rest():
+        comparer = _Comparer(ComparedSet(old), ComparedSet(new), now_ns)
+        differences = comparer.differences(progress)
+    return Comparison(differences=differences, notes=(*difference_notes(old, new), *uncompared_notes(old, new)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Meaning:
-    """One operation of one rule at a destination, and the classes of callers, by number, that the rule is for.
+class _Place:
+    """A destination as both sets see it: with what they say of it, by operation."""
 
-    `changed_for` are these callers where the rule, or somebody whom it is about, has changed. A Guardrail's meaning is
-    for nobody: it makes no call allowed, but tells calls apart.
-    """
+    destination: DestinationClass
+    features: tuple[Features, Features]
+    meanings: tuple[Mapping[Hashable, Meaning], Mapping[Hashable, Meaning]]
 
-    operation: HttpOrGrpc
-    changed_for: frozenset[int] = frozenset()
+    @property
+    def profile(self) -> Hashable:
+        """Equal for places that are gone through alike."""
+        said = (frozenset((key, each.rule) for key, each in side.items()) for side in self.meanings)
+        return self.destination.direction, self.features, *said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Paths:
+    """The paths at a place that are looked at, and what the sets say there; `changed` are the meanings of one only."""
+
+    place: _Place
+    operations: list[HttpOrGrpc]
+    meanings: list[Meaning]
+    changed: frozenset[int]
+    paths: list[PathClass]
+
+    def means(self, path: PathClass, method: MethodClass) -> list[int]:
+        """Give the meanings, by number, of calls by a method on a path."""
+        return [
+            number
+            for number in path.operations
+            if number < len(self.meanings) and method.is_meant(self.meanings[number].operation)
+        ]
 
 
 class _Comparer:
-    def __init__(self, old: PolicySet, new: PolicySet, now_ns: int) -> None:
-        self._old, self._new = _Side(old), _Side(new)
-        self._answers = AnswersOverTime(self._old.index, self._new.index, now_ns)
-        self.callers = caller_classes(old, new, self._old.index, self._new.index)
-        self._destinations = destination_classes(old, new, self._old.index, self._new.index)
-        self._by_pattern: defaultdict[IdentityPattern, list[int]] = defaultdict(list)
-        self._by_owner: defaultdict[tuple[bool, str | None], list[int]] = defaultdict(list)
-        for number, caller in enumerate(self.callers):
-            for pattern in caller.patterns:
-                self._by_pattern[pattern].append(number)
-            self._by_owner[False, caller.old_owner].append(number)
-            self._by_owner[True, caller.new_owner].append(number)
-        self._changed_parties = self._parties_that_changed()
-        self._everything = self._everything_changed()
-        everyone = range(len(self.callers))
-        self._everyone = frozenset(everyone)
-        self._moved = frozenset(
-            number
-            for number in everyone
-            if not self._changed_parties.isdisjoint({self.callers[number].old_owner, self.callers[number].new_owner})
+    def __init__(self, old: ComparedSet, new: ComparedSet, now_ns: int) -> None:
+        self._old, self._new = old, new
+        self._answers = AnswersOverTime(old.index, new.index, now_ns)
+        self._callers = caller_classes(old.set, new.set, old.index, new.index)
+        self._numbering = Numbering()
+        old.work_out(self._callers, self._numbering, is_new=False)
+        new.work_out(self._callers, self._numbering, is_new=True)
+        self._conditions = old.index.has_conditions or new.index.has_conditions
+        self._versions = tls_classes(old.set, new.set)
+        said = [(self._said(caller.old), self._said(caller.new)) for caller in self._callers]
+        self._kind = [(caller.has_no_sidecar, *each) for caller, each in zip(self._callers, said, strict=True)]
+        self._heard = frozenset(number for number, caller in enumerate(self._callers) if not caller.is_refused)
+        self._moved = frozenset(number for number in self._heard if said[number][0] != said[number][1])
+        self._alike: dict[tuple[frozenset[int], frozenset[frozenset[int]]], list[tuple[int, ...]]] = {}
+
+    def _said(self, caller: KnownCaller) -> Hashable:
+        """Give what counts of a caller besides the rules that are for it."""
+        owner = caller.owner
+        window = None if owner is None or owner.is_service else self._numbering.number(owner.window)
+        known = (owner.name, *sorted(owner.attributes.items())) if self._conditions and owner is not None else ()
+        return caller.refused, window, known
+
+    def differences(self, progress: Progress | None) -> tuple[Difference, ...]:
+        """Go through all destinations."""
+        grouping = Grouping(self._callers, self._heard)
+        by_profile: dict[Hashable, list[DestinationClass]] = defaultdict(list)
+        places: dict[Hashable, _Place] = {}
+        for place in self._places():
+            profile = place.profile
+            places.setdefault(profile, place)
+            by_profile[profile].append(place.destination)
+        for number, (profile, destinations) in enumerate(by_profile.items()):
+            if progress is not None:
+                progress(number, len(by_profile))
+            place = places.pop(profile)
+            paths = self._paths(place)
+            grouping.add(self._changed_at(paths), paths.paths, destinations)
+        return grouping.differences()
+
+    def _places(self) -> Iterator[_Place]:
+        """Give the destinations at which something may be answered differently."""
+        for destination in destination_classes(self._old.set, self._new.set, self._old.index, self._new.index):
+            parties = self._old.party(destination), self._new.party(destination)
+            features = tuple(Features.of(each, self._numbering, conditions=self._conditions) for each in parties)
+            place = _Place(
+                destination=destination,
+                features=(features[0], features[1]),
+                meanings=(self._old.meanings(parties[0]), self._new.meanings(parties[1])),
+            )
+            before, after = place.meanings
+            if features[0] != features[1] or before.keys() != after.keys() or self._reaches_moved(place):
+                yield place
+
+    def _reaches_moved(self, place: _Place) -> bool:
+        if not self._moved:
+            return False
+        observed = any(each.observed for each in place.features)
+        return observed or any(
+            not (each.is_guardrail or each.callers.isdisjoint(self._moved))
+            for side in place.meanings
+            for each in side.values()
         )
-        require_tls = any(
-            guard.require is not None and guard.require.tls is not None for guard in (*old.guardrails, *new.guardrails)
-        )
-        self._versions: tuple[TlsVersion | None, ...] = tuple(reversed(TlsVersion)) if require_tls else (None,)
 
-    # --- what can differ at all
-
-    def _parties_that_changed(self) -> frozenset[str | None]:
-        """Give the Services and ThirdParties that are not what they were, nor called, known or guarded as they were."""
-        everybody = {*self._old.parties, *self._new.parties}
-        changed: set[str | None] = {
-            name
-            for name in everybody
-            if not _same_but_for_metadata(self._old.parties.get(name), self._new.parties.get(name))
-        }
-        for caller in self.callers:
-            if caller.old_owner != caller.new_owner:
-                changed |= {caller.old_owner, caller.new_owner}
-        for destination in self._destinations:
-            if destination.old_party != destination.new_party:
-                changed |= {destination.old_party, destination.new_party}
-        for name in {*self._old.guards, *self._new.guards}:
-            before, after = self._old.guards.get(name), self._new.guards.get(name)
-            if before is None or not before.is_same(after):
-                for each in (before, after):
-                    changed |= set() if each is None else everybody if each.targets is None else set(each.targets)
-        return frozenset(changed - {None})
-
-    def _everything_changed(self) -> bool:
-        """Whether what holds for every call changed: then every rule is looked at."""
-        before, after = self._old.set.mesh, self._new.set.mesh
-        return (
-            set(before.trust_domains) != set(after.trust_domains)
-            or {each.trust_domain for each in before.federates} != {each.trust_domain for each in after.federates}
-            or set(before.revoked) != set(after.revoked)
-            or before.defaults != after.defaults
-        )
-
-    def _changed_for(self, reach: RuleReach, *, is_new: bool) -> frozenset[int]:
-        """Give the classes of callers that a rule is for, if it, or somebody whom it is about, is not what it was."""
-        other = (self._old if is_new else self._new).rules.get(reach.rule.name)
-        callers = self._callers_of(reach, is_new=is_new)
-        changed = (
-            self._everything or not reach.is_same(other) or not self._changed_parties.isdisjoint(reach.targets or ())
-        )
-        return callers if changed else callers & self._moved
-
-    def _callers_of(self, reach: RuleReach, *, is_new: bool) -> frozenset[int]:
-        if reach.callers is None:
-            return self._everyone
-        found = {number for name in reach.callers.names for number in self._by_owner.get((is_new, name), ())}
-        for each in reach.callers.identities:
-            for number in self._by_pattern.get(each.pattern, ()):
-                caller = self.callers[number]
-                if each.owners is None or (caller.new_owner if is_new else caller.old_owner) in each.owners:
-                    found.add(number)
-        return frozenset(found)
-
-    # --- calls
-
-    def changed_calls(self) -> Iterator[ChangedCall]:
-        """Give every class of calls that the two sets answer differently."""
-        changed_for = {
-            id(reach): self._changed_for(reach, is_new=side is self._new)
-            for side in (self._old, self._new)
-            for reach in side.rules.values()
-        }
-        for destination in self._destinations:
-            sides = (self._old, destination.old_party), (self._new, destination.new_party)
-            meanings = [
-                _Meaning(operation=operation, changed_for=changed_for[id(reach)])
-                for side, party in sides
-                for reach in side.at.get(party, ())
-                for operation in (reach.targets or {})[party or ""]
-            ]
-            meanings += self._observed(destination)
-            meanings += [
-                _Meaning(operation=operation) for side, party in sides for operation in side.guard_operations(party)
-            ]
-            if any(meaning.changed_for for meaning in meanings):
-                yield from self._at(destination, meanings)
-
-    def _observed(self, destination: DestinationClass) -> Iterator[_Meaning]:
-        """Give the meaning of observe mode: whatever nobody forbids goes on, for everyone."""
-        observing = self._old.observes(destination), self._new.observes(destination)
-        if any(observing):
-            there = {destination.old_party, destination.new_party}
-            changed = self._everything or observing[0] is not observing[1] or bool(there & self._changed_parties)
-            yield _Meaning(operation=EVERY_OPERATION, changed_for=self._everyone if changed else self._moved)
-
-    def _at(self, destination: DestinationClass, meanings: list[_Meaning]) -> Iterator[ChangedCall]:
-        operations = [meaning.operation for meaning in meanings]
+    def _paths(self, place: _Place) -> _Paths:
+        """Take the paths apart that a change can reach."""
+        before, after = place.meanings
+        features = place.features
+        meanings = list({**before, **after}.values())
+        one_sided = before.keys() ^ after.keys()
+        changed = frozenset(number for number, each in enumerate(meanings) if each.key in one_sided)
+        operations: list[HttpOrGrpc] = [each.operation for each in meanings]
+        observed = any(each.observed for each in features)
+        if observed:  # whatever nobody forbids goes on, for everyone
+            operations.append(EVERY_OPERATION)
+        everything = features[0] != features[1] or (observed and bool(self._moved))
+        moved = {number for number, each in enumerate(meanings) if not each.callers.isdisjoint(self._moved)}
         shapes: frozenset[PathShape] = frozenset()
-        if destination.old_party is not None and destination.new_party is not None:
-            shapes = self._old.shapes(destination.old_party) ^ self._new.shapes(destination.new_party)
-        versions = self._versions if destination.direction is Direction.INBOUND else (None,)
-        paths = tuple(path_classes(operations, shapes))
-        for path in paths:
-            methods = tuple(replace(each, tls=tls) for each in path.methods(operations) for tls in versions)
-            numbers = frozenset().union(*(meanings[number].changed_for for number in path.operations))
-            for number in sorted(numbers):
-                caller = self.callers[number]
-                if destination.direction is Direction.OUTBOUND and self._is_third_party(caller):
-                    continue  # no sidecar stands between two ThirdParties
-                for method in methods:
-                    call = call_of_classes(caller, destination, method, path)
-                    for change in self._answers.changes(call):
+        if features[0].exists and features[1].exists:
+            shapes = features[0].shapes ^ features[1].shapes
+        gaps = any(PathShape.DOUBLE_SLASH in each.shapes for each in features)
+        found = path_classes(operations, relevant=None if everything else changed | moved, shapes=shapes, gaps=gaps)
+        return _Paths(place=place, operations=operations, meanings=meanings, changed=changed, paths=found)
+
+    def _changed_at(self, paths: _Paths) -> Iterator[ChangedCall]:
+        """Give every class of calls at a destination that the two sets answer differently."""
+        inbound = paths.place.destination.direction is Direction.INBOUND
+        known: dict[Hashable, tuple[Change, ...]] = {}
+        for path in paths.paths:
+            versions: tuple[TlsClass | None, ...] = (None,)
+            if inbound and any(paths.meanings[number].asks_for_tls for number in path.operations & paths.changed):
+                versions = self._versions
+            methods = tuple(replace(each, tls=tls) for each in path.methods(paths.operations) for tls in versions)
+            for method in methods:
+                here = paths.means(path, method)
+                for numbers in self._asking(paths, here):
+                    caller = self._callers[numbers[0]]
+                    if caller.has_no_sidecar and not inbound:
+                        continue
+                    call = _call(caller, paths.place.destination, method, path)
+                    # What the same is said of, on whatever path and by whatever method, is answered alike.
+                    said = frozenset(number for number in here if numbers[0] in paths.meanings[number].callers)
+                    key = said, self._kind[numbers[0]], path.shape, path.has_gap, method.tls, method.is_tunnel
+                    if key not in known:
+                        known[key] = self._answers.changes(call)
+                    for change in known[key]:
                         yield ChangedCall(
-                            caller=caller,
-                            destination=destination,
-                            path=path,
-                            method=method,
-                            change=change,
-                            example=call,
-                            methods=methods,
-                            paths=paths,
+                            numbers=numbers, path=path, method=method, change=change, example=call, methods=methods
                         )
 
-    def _is_third_party(self, caller: CallerClass) -> bool:
-        party = self._new.parties.get(caller.new_owner or "") or self._old.parties.get(caller.old_owner or "")
-        return party is not None and not isinstance(party, Service)
+    def _asking(self, paths: _Paths, here: list[int]) -> list[tuple[int, ...]]:
+        """Give the callers for whom some of the meanings `here` change something, those together who are alike."""
+        features = paths.place.features
+        asking = self._heard
+        if not any(each.observed for each in features):
+            asking &= _callers(paths.meanings[number] for number in here if not paths.meanings[number].is_guardrail)
+        if features[0] == features[1]:
+            asking &= self._moved | _callers(paths.meanings[number] for number in here if number in paths.changed)
+        if not asking:
+            return []
+        return self._alike_callers(asking, frozenset(paths.meanings[number].callers for number in here))
+
+    def _alike_callers(self, asking: frozenset[int], selected: frozenset[frozenset[int]]) -> list[tuple[int, ...]]:
+        """Take callers apart by which of the rules and Guardrails, each for some callers, are for them."""
+        found = self._alike.get((asking, selected))
+        if found is None:
+            if len(self._alike) >= MAX_KEPT:
+                self._alike.clear()
+            by_rules: defaultdict[Hashable, list[int]] = defaultdict(list)
+            ordered = list(selected)
+            for number in sorted(asking):
+                by_rules[self._kind[number], tuple(number in each for each in ordered)].append(number)
+            found = self._alike[asking, selected] = [tuple(each) for each in by_rules.values()]
+        return found
 
 
-def _same_but_for_metadata(one: Service | ThirdParty | None, other: Service | ThirdParty | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one.model_copy(update={"metadata": other.metadata}) == other
+def _callers(meanings: Iterable[Meaning]) -> frozenset[int]:
+    sets = {meaning.callers for meaning in meanings}
+    return next(iter(sets)) if len(sets) == 1 else frozenset().union(*sets)
+
+
+def _call(caller: CallerClass, destination: DestinationClass, method: MethodClass, path: PathClass) -> Call:
+    """Give the example call of four classes."""
+    inbound = destination.direction is Direction.INBOUND
+    tls = TlsVersion.TLS_1_3 if method.tls is None else method.tls.example
+    return Call(
+        direction=destination.direction,
+        service=destination.service if inbound else caller.new.name or caller.old.name or "",
+        caller=caller.example,
+        method=method.method,
+        path=path.target,
+        host=destination.host,
+        headers=_GRPC_HEADERS if method.is_grpc else (),
+        tls=tls if inbound else None,
+    )

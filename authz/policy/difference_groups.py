@@ -1,4 +1,4 @@
-"""Changed calls put together as a person would say them: one line for a group of callers, methods and paths."""
+"""Changed calls put together as a person would say them: a line for callers, destinations and operations alike."""
 
 from __future__ import annotations
 
@@ -7,98 +7,122 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from authz.policy.route import ANY_SEGMENT
+from authz.policy.segment_trie import SegmentTrie
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from authz.policy.call_classes import CallerClass, DestinationClass, MethodClass, PathClass
+    from authz.policy.caller_classes import CallerClass
     from authz.policy.changed_call import Change, ChangedCall
+    from authz.policy.destination_classes import DestinationClass
+    from authz.policy.operation_classes import MethodClass, PathClass
     from authz.request import Call
 
 #: Of a list of exceptions, so many are told.
 MAX_EXCEPTIONS: Final = 3
+#: Who is meant where all are; no name has a space.
+EVERY_CALLER: Final = "every caller"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """What some callers may do at one destination from now on, or no longer; `example` is one such call."""
+    """What some callers may do at some destinations from now on, or no longer; `example` is one such call."""
 
     callers: tuple[str, ...]
-    destination: str
+    destinations: tuple[str, ...]
     operation: str
     change: Change
     example: Call
 
     def __str__(self) -> str:
-        return f"{', '.join(self.callers)} -> {self.destination}: {self.operation}"
+        return f"{', '.join(self.callers)} -> {', '.join(self.destinations)}: {self.operation}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Where:
-    """What changed calls have in common that stand in one line, but for their callers and paths."""
+class Grouping:
+    """Takes the changed calls of one destination after the other; what they come to is kept, not the calls."""
 
-    destination: DestinationClass
-    methods: str
-    change: Change
-    condition: str
+    def __init__(self, callers: Sequence[CallerClass], heard: frozenset[int]) -> None:
+        self._names = _CallerNames(callers, heard)
+        self._lines: dict[tuple[tuple[str, ...], str, Change], tuple[list[str], Call]] = {}
 
+    def add(
+        self, changed: Iterable[ChangedCall], paths: Sequence[PathClass], destinations: Sequence[DestinationClass]
+    ) -> None:
+        """Add what changes at some destinations alike; `paths` are all classes of paths that were looked at."""
+        calls = list(changed)
+        if not calls:
+            return
+        nested = _Nested(paths)
+        lines: defaultdict[tuple[str, Change], list[ChangedCall]] = defaultdict(list)
+        whom: defaultdict[tuple[str, Change], set[int]] = defaultdict(set)
+        for numbers, same in _by_callers(calls):
+            for methods, change, first_by_path in _by_methods(same):
+                for path, operation in _operations(methods, first_by_path, nested):
+                    line = f"{operation}{change.condition}", change
+                    lines[line].append(first_by_path[path])
+                    whom[line].update(numbers)
+        for line, found in lines.items():
+            key = (self._names.of(frozenset(whom[line])), *line)
+            told, _ = self._lines.setdefault(key, ([], found[0].example))
+            told += [each.name for each in destinations]
 
-def grouped(changed: Iterable[ChangedCall], callers: Sequence[CallerClass]) -> tuple[Difference, ...]:
-    """Give the differences that changed calls come to, sorted; `callers` are all classes there are."""
-    lines: defaultdict[tuple[DestinationClass, str, Change], list[ChangedCall]] = defaultdict(list)
-    for caller_calls in _by_caller(changed):
-        for where, calls in _by_methods(caller_calls).items():
-            for path, operation in _operations(where.methods, calls):
-                example = next(each for each in calls if each.path is path)
-                lines[where.destination, f"{operation}{where.condition}", where.change].append(example)
-    found = [
-        Difference(
-            callers=_names({each.caller for each in calls}, callers),
-            destination=destination.name,
-            operation=operation,
-            change=change,
-            example=calls[0].example,
-        )
-        for (destination, operation, change), calls in lines.items()
-    ]
-    return tuple(sorted(found, key=_order))
+    def differences(self) -> tuple[Difference, ...]:
+        """Give the differences, sorted."""
+        found = [
+            Difference(
+                callers=callers,
+                destinations=tuple(sorted(set(destinations))),
+                operation=operation,
+                change=change,
+                example=example,
+            )
+            for (callers, operation, change), (destinations, example) in self._lines.items()
+        ]
+        return tuple(sorted(found, key=_order))
 
 
 def _order(difference: Difference) -> tuple[object, ...]:
-    # By destination and path rather than by method: what is about one thing stands together.
     change = difference.change
     starts = [-(2**80) if span.from_ns is None else span.from_ns for span in change.spans]
-    return (*difference.callers, difference.destination, difference.operation, change.becomes.value, starts)
+    told = difference.operation, change.becomes.value, starts, change.policy or "", change.reason.value
+    return (difference.callers, difference.destinations, *told)
 
 
-def _by_caller(changed: Iterable[ChangedCall]) -> Iterator[list[ChangedCall]]:
-    found: defaultdict[tuple[CallerClass, DestinationClass], list[ChangedCall]] = defaultdict(list)
-    for each in changed:
-        found[each.caller, each.destination].append(each)
-    yield from found.values()
+def _by_callers(calls: Sequence[ChangedCall]) -> Iterator[tuple[list[int], list[ChangedCall]]]:
+    """Put the callers together for whom the same calls change."""
+    of: defaultdict[int, list[int]] = defaultdict(list)
+    for position, call in enumerate(calls):
+        for number in call.numbers:
+            of[number].append(position)
+    alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number, positions in of.items():
+        alike[tuple(positions)].append(number)
+    for same, numbers in alike.items():
+        yield numbers, [calls[position] for position in same]
 
 
 # --- methods and paths ---------------------------------------------------------------------------------------------
 
 
-def _by_methods(calls: Iterable[ChangedCall]) -> dict[_Where, list[ChangedCall]]:
-    """Put the methods of one path together that change alike."""
-    alike: defaultdict[tuple[PathClass, Change, str], list[ChangedCall]] = defaultdict(list)
+def _by_methods(
+    calls: Iterable[ChangedCall],
+) -> Iterator[tuple[str, Change, dict[PathClass, ChangedCall]]]:
+    """Put the methods of one path together that change alike, then the paths for which the methods are the same."""
+    alike: defaultdict[tuple[PathClass, Change], list[ChangedCall]] = defaultdict(list)
     for each in calls:
-        alike[each.path, each.change, each.condition].append(each)
-    found: defaultdict[_Where, list[ChangedCall]] = defaultdict(list)
-    for (_, change, condition), same in alike.items():
-        methods = _methods([each.method for each in same], same[0].methods)
-        where = _Where(destination=same[0].destination, methods=methods, change=change, condition=condition)
-        found[where].append(same[0])
-    return dict(found)
+        alike[each.path, each.change].append(each)
+    found: defaultdict[tuple[str, Change], dict[PathClass, ChangedCall]] = defaultdict(dict)
+    for (path, change), same in alike.items():
+        found[_methods([each.method for each in same], same[0].methods), change][path] = same[0]
+    for (methods, change), first_by_path in found.items():
+        yield methods, change, first_by_path
 
 
 def _methods(changed: Sequence[MethodClass], known: Sequence[MethodClass]) -> str:
     """Say methods, and over which version of TLS where not over every one."""
     by_version = {
         version: _methods_over(
-            [each for each in changed if each.tls is version], [each for each in known if each.tls is version]
+            [each for each in changed if each.tls == version], [each for each in known if each.tls == version]
         )
         for version in dict.fromkeys(each.tls for each in known)
     }
@@ -128,22 +152,41 @@ def _spelt(methods: Sequence[MethodClass], known: Sequence[MethodClass]) -> str:
     return ", ".join(sorted(words))
 
 
-def _operations(methods: str, calls: Sequence[ChangedCall]) -> Iterator[tuple[PathClass, str]]:
+def _operations(methods: str, paths: Collection[PathClass], nested: _Nested) -> Iterator[tuple[PathClass, str]]:
     """Say paths that change alike; one that lies within another is not said again, one that does not change is."""
-    paths = [each.path for each in calls]
-    known = calls[0].paths
     for path in paths:
-        if any(_within(path, other) for other in paths if other is not path):
+        if any(other in paths for other in nested.around[path]):
             continue
-        others = [each for each in known if each not in paths and _within(each, path)]
+        others = [each for each in nested.within[path] if each not in paths]
         yield path, f"{_written(methods, path)}{_but(others, path)}"
 
 
-def _within(path: PathClass, other: PathClass) -> bool:
-    if path.shape is not other.shape:
+class _Nested:
+    """Which classes of paths lie within which others, by what is written for them."""
+
+    def __init__(self, paths: Sequence[PathClass]) -> None:
+        self.around: dict[PathClass, list[PathClass]] = {}
+        self.within: dict[PathClass, list[PathClass]] = {path: [] for path in paths}
+        by_shape: defaultdict[object, SegmentTrie[PathClass]] = defaultdict(SegmentTrie)
+        for path in paths:
+            if path.template is not None:
+                by_shape[path.shape].add(path.template.segments, path)
+        elsewhere = [path for path in paths if path.template is None]
+        for path in paths:
+            around = []
+            if path.template is not None:
+                # Whatever covers a template matches its text, too.
+                near = by_shape[path.shape].matching(list(path.template.segments))
+                around = [other for other in near if _covers(other, path)]
+                around += [other for other in elsewhere if other.shape is path.shape]
+            self.around[path] = around
+            for other in around:
+                self.within[other].append(path)
+
+
+def _covers(other: PathClass, path: PathClass) -> bool:
+    if other.template is None or path.template is None:
         return False
-    if path.template is None or other.template is None:
-        return path.template is not None
     return other.template.covers(path.template) and not path.template.covers(other.template)
 
 
@@ -157,44 +200,55 @@ def _written(methods: str, path: PathClass) -> str:
 
 
 def _but(others: Sequence[PathClass], path: PathClass) -> str:
-    """Name the paths within a path that do not change as it does."""
-    templates = [each.template for each in others if each.template is not None]
+    """Name the paths within a path that do not change as it does; the broadest first."""
+    templates = {each.template.text: each.template for each in others if each.template is not None}
     if path.shape is not None or not templates:
         return ""
-    broadest = sorted(
-        {
-            each.text
-            for each in templates
-            if not any(other.covers(each) and not each.covers(other) for other in templates)
-        }
-    )
-    more = f" and {len(broadest) - MAX_EXCEPTIONS} more" if len(broadest) > MAX_EXCEPTIONS else ""
-    return f" (but not {', '.join(broadest[:MAX_EXCEPTIONS])}{more})"
+    told: list[str] = []
+    for text in sorted(templates, key=lambda text: (templates[text].literals, text)):
+        if len(told) > MAX_EXCEPTIONS or not any(templates[each].covers(templates[text]) for each in told):
+            told.append(text)
+    more = f" and {len(told) - MAX_EXCEPTIONS} more" if len(told) > MAX_EXCEPTIONS else ""
+    return f" (but not {', '.join(sorted(told[:MAX_EXCEPTIONS]))}{more})"
 
 
 # --- callers -------------------------------------------------------------------------------------------------------
 
 
-def _names(changed: set[CallerClass], callers: Sequence[CallerClass]) -> tuple[str, ...]:
-    """Say callers by name where everybody of the name is meant, and else by identity."""
-    wholly: dict[str, bool] = {}
-    for each in callers:
-        if each.old_owner is not None and each.old_owner == each.new_owner:
-            wholly[each.old_owner] = wholly.get(each.old_owner, True) and each in changed
-    return tuple(sorted({_name(each, wholly, callers) for each in changed}))
+class _CallerNames:
+    """Callers by name where everybody of the name is meant, and else by identity."""
 
+    def __init__(self, callers: Sequence[CallerClass], heard: frozenset[int]) -> None:
+        self._callers = callers
+        self._heard = heard
+        self._of: dict[frozenset[int], tuple[str, ...]] = {}
+        #: the classes of each name, and of those the ones that it had and has
+        self._around: defaultdict[str, set[int]] = defaultdict(set)
+        self._kept: defaultdict[str, set[int]] = defaultdict(set)
+        for number, caller in enumerate(callers):
+            for name in {caller.old.name, caller.new.name} - {None}:
+                self._around[name or ""].add(number)
+            if caller.new.name is not None and caller.old.name == caller.new.name:
+                self._kept[caller.new.name].add(number)
 
-def _name(caller: CallerClass, wholly: dict[str, bool], callers: Sequence[CallerClass]) -> str:
-    owner = caller.new_owner or caller.old_owner
-    if owner is None:
-        return caller.identity
-    if caller.old_owner == caller.new_owner:
-        return owner if wholly[owner] else f"{owner} ({caller.identity})"
-    # The identity came, went or moved: the name alone is enough where all of the name's identities did so.
-    alone = all(owner not in {each.old_owner, each.new_owner} or each == caller for each in callers)
-    if alone and None in {caller.old_owner, caller.new_owner}:
-        return owner
-    moved = {caller.old_owner, caller.new_owner} - {None}
-    if len(moved) > 1:
-        return f"{caller.identity} (was {caller.old_owner}, is {caller.new_owner})"
-    return f"{owner} ({caller.identity})"
+    def of(self, changed: frozenset[int]) -> tuple[str, ...]:
+        """Say some classes of callers."""
+        found = self._of.get(changed)
+        if found is None:
+            everybody = len(changed) > 1 and changed >= self._heard
+            words = (EVERY_CALLER,) if everybody else tuple(sorted({self._name(each, changed) for each in changed}))
+            found = self._of[changed] = words
+        return found
+
+    def _name(self, number: int, changed: frozenset[int]) -> str:
+        caller = self._callers[number]
+        old, new = caller.old.name, caller.new.name
+        owner = new or old
+        if owner is None:
+            return caller.identity
+        if old == new:
+            return owner if self._kept[owner] <= changed else f"{owner} ({caller.identity})"
+        if None not in {old, new}:
+            return f"{caller.identity} (was {old}, is {new})"
+        # The identity came or went: the name alone is enough where that is all that there is of it.
+        return owner if self._around[owner] == {number} else f"{owner} ({caller.identity})"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from authz.policy.asked_call import AskedCall, Directory
 
 _FREE: Final = "any"
+#: A log has many calls of the same callers, to the same routes.
+_KEPT: Final = 4096
 _GRPC: Final = (("content-type", b"application/grpc"),)
 
 
@@ -88,8 +91,8 @@ def _from_record(record: dict[str, Any]) -> RecordedCall:
         raise AskedCallError("a decision record has a `route` or a `path`")
     is_grpc = _text(record, "protocol") == "grpc"
     try:
-        spiffe_id = None if identity is None else SpiffeId.parse(identity)
-        presenter = None if presented_by is None else SpiffeId.parse(presented_by)
+        spiffe_id = None if identity is None else _spiffe_id(identity)
+        presenter = None if presented_by is None else _spiffe_id(presented_by)
         target = path if path is not None else _target(route or "")
         at_ns = parse_instant_ns(_text(record, "time") or "")
     except AuthzError as error:
@@ -117,6 +120,12 @@ def _from_record(record: dict[str, Any]) -> RecordedCall:
     )
 
 
+@lru_cache(maxsize=_KEPT)
+def _spiffe_id(text: str) -> SpiffeId:
+    return SpiffeId.parse(text)
+
+
+@lru_cache(maxsize=_KEPT)
 def _target(route: str) -> str:
     """Give a path that the route of a record stands for."""
     template = PathTemplate.parse(route)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from authz.cli import policy_diff
 from authz.cli.main import main
 from tests.support.policy_sets import write
 from tests.support.policy_texts import MESH, rule, service
@@ -73,6 +75,69 @@ def test_what_differs_is_status_1_and_a_line_each(tmp_path: Path, run: Any) -> N
     ]
 
 
+def test_operations_that_change_alike_stand_in_one_line(tmp_path: Path, run: Any) -> None:
+    both = rule("r", operations="[{methods: [GET], paths: [/x, /y]}]")
+    status, out, _ = run(write(tmp_path / "x", *OLD[:-1]), write(tmp_path / "y", *OLD[:-1], both), "-o", "pretty")
+    assert status == 1
+    assert out.splitlines()[2:] == [
+        "+ a -> b: GET /x; GET /y becomes allowed by `r` (was no_policy)",
+        "2 become allowed",
+    ]
+
+
+def test_many_differences_are_put_together_and_json_has_each(tmp_path: Path, run: Any) -> None:
+    services = [service(f"s{number}") for number in range(30)]
+    rules = [
+        rule(f"r{number}", to=f"{{services: [s{number % 30}]}}", operations=f"[{{methods: [GET], paths: [/{number}]}}]")
+        for number in range(300)
+    ]
+    folders = [write(tmp_path / "x", *OLD, *services), write(tmp_path / "y", *OLD, *services, *rules)]
+    status, out, _ = run(*folders, "-o", "pretty")
+    lines = out.splitlines()[2:]
+    assert (status, len(lines)) == (1, 32)
+    assert lines[0].startswith("+ a -> s0: 10 times something becomes allowed, such as GET /")
+    assert lines[-2:] == [
+        "300 differences are too many to be shown one by one; -o json has each, with an example",
+        "300 become allowed",
+    ]
+    assert len(json.loads(run(*folders, "-o", "json")[1])["differences"]) == 300
+
+
+def test_the_same_two_sets_give_the_same_text_in_every_process(tmp_path: Path) -> None:
+    anybody = '[{services: [a, b], identities: ["spiffe://shop.example/*"]}]'
+    more = rule("q", callers=anybody, to="{services: [a, b]}", operations="[{methods: [GET, PUT, POST], paths: all}]")
+    folders = [write(tmp_path / "x", *OLD), write(tmp_path / "y", *NEW, more)]
+    # Midnight may pass between two processes: all get the same clock.
+    program = (
+        "import time; time.time_ns = lambda: 1_800_000_000 * 10**9\n"
+        f"from authz.cli.main import main; main(['diff', {folders[0]!r}, {folders[1]!r}, '-o', 'json'])"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert [len(json.loads(each)["differences"]) for each in found] == [4]
+
+
+def test_what_takes_long_says_how_far_it_is(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [write(tmp_path / "x", *OLD), write(tmp_path / "y", *NEW)]
+    assert run(*folders)[2] == ""
+    monkeypatch.setattr(policy_diff, "PATIENCE_S", 0.0)
+    status, _, err = run(*folders)
+    assert status == 1
+    assert err.splitlines() == [
+        f"reading {folders[0]}",
+        f"reading {folders[1]}",
+        "compiling both",
+        "compared 0 of 1 destinations that changed",
+    ]
+
+
 def test_the_example_of_a_difference_can_be_checked(
     tmp_path: Path, run: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +145,7 @@ def test_the_example_of_a_difference_can_be_checked(
     result = json.loads(run(*folders, "-o", "json")[1])
     assert [each["becomes"] for each in result["differences"]] == ["deny", "allow"]
     assert result["differences"][0]["spans"] == [{"from": None, "until": None}]
+    assert [result["differences"][0][field] for field in ("callers", "destinations", "times")] == [["a"], ["b"], 1]
     for each in result["differences"]:
         (tmp_path / "call").write_text(json.dumps(each["example"]))
         answers = []
@@ -125,9 +191,12 @@ def test_links_to_files_are_followed_and_hidden_files_left_out(repository: Path,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nowhere", "{folder}"), "`nowhere` is neither a folder nor a git revision"),
+        (
+            ("nowhere", "{folder}"),
+            "`nowhere` is neither a folder nor a git revision; check how it is written, or fetch it first",
+        ),
         (("--", "--help", "{folder}"), "`--help` is no git revision"),
-        (("HEAD:nowhere", "{folder}"), "nowhere: there is no such folder in this commit"),
+        (("HEAD:nowhere", "{folder}"), "nowhere: there is no such folder in this commit; write REVISION:FOLDER"),
         (("HEAD:../x", "{folder}"), "`../x`: give the folder as it is called in the repository, from its root"),
         (("", "{folder}"), "an empty text is neither a folder nor a git revision"),
         (("{folder}/set.yaml", "{folder}"), "is a file; give the folder of the policies, or a git revision"),
@@ -141,6 +210,16 @@ def test_what_cannot_be_compared_is_one_line_and_status_2(
     assert (status, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_revision_outside_of_a_repository_says_where_to_run_it(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    status, _, err = run("HEAD", write(tmp_path / "x", *OLD))
+    assert status == 2
+    assert "is in no git repository, and there is no such folder; run this within the repository" in err
 
 
 def test_a_set_with_faults_in_a_commit_names_the_commit_and_the_line(repository: Path, run: Any) -> None:
@@ -210,8 +289,8 @@ def test_lines_that_are_no_calls_are_named_and_status_2(tmp_path: Path, run: Any
     folders = [write(tmp_path / "x", *OLD), write(tmp_path / "y", *OLD)]
     bad = ["{", json.dumps({**RECORD, "route": None}), json.dumps({**CALL, "from": "nobody"}), '{"caller": {}}']
     (tmp_path / "calls").write_text("\n".join([json.dumps(CALL), *bad]))
-    status, _, err = run(*folders, "--calls", str(tmp_path / "calls"))
-    assert status == 2
+    status, out, err = run(*folders, "--calls", str(tmp_path / "calls"), "-o", "pretty")
+    assert (status, out.splitlines()[-2:]) == (2, ["1 call, no difference", "4 lines left out: no calls"])
     assert [line.split(": ")[0] for line in err.splitlines()] == [
         f"{tmp_path}/calls:{number}" for number in (2, 3, 4, 5)
     ]
