@@ -17,13 +17,13 @@ beside the destinations.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from authz.policy.garbage import collector_at_rest
 from authz.policy.host import DEFAULT_PORTS
 from authz.policy.identity_pattern import IdentityTable
 from authz.policy.operation import EVERY_OPERATION
-from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule
+from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule, entries_of
 from authz.policy.revocation import RevokedSerial, canonical_serial
 from authz.policy.schema import Service
 from authz.policy.schema_fields import Mode
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from authz.policy.window import Window
 
 R = TypeVar("R", bound=Rule)
+P = TypeVar("P")
+
+#: What policies say of one destination: units of callers, operations, and the policy.
+_Given: TypeAlias = "list[tuple[set[int], Iterable[HttpOperation | GrpcOperation], P]]"
 
 #: From so many callers on, a set of names becomes one unit instead of being spelled out for each of them.
 LARGE_SET: Final = 32
@@ -68,8 +72,11 @@ class PolicyIndex:
     _revoked_serials: frozenset[RevokedSerial]
     _services: dict[str, Party] = field(repr=False)
     _first_identities: dict[str, SpiffeId] = field(repr=False)
+    #: by trust domain and path: who is called by an exact ID is found without a step of ours
+    _exact_owners: dict[str, dict[str, Party]] = field(repr=False)
     _owners: IdentityTable[tuple[int, Party]] = field(repr=False)
-    _selected: IdentityTable[tuple[int, frozenset[str] | None]] = field(repr=False)
+    #: None where no rule selects identities
+    _selected: IdentityTable[tuple[int, frozenset[str] | None]] | None = field(repr=False)
     _service_hosts: dict[str, Party] = field(repr=False)
     _third_party_hosts: dict[tuple[str, bool, int | None], Party] = field(repr=False)
     _guards_everywhere: dict[int, EntryTable[Guard]] = field(repr=False)
@@ -93,9 +100,11 @@ class PolicyIndex:
 
     def owner(self, spiffe_id: SpiffeId) -> Party | None:
         """Give the Service or ThirdParty that an ID belongs to: an exact entry first, then the most literal pattern."""
-        exact = self._owners.exact(spiffe_id)
-        if exact:
-            return exact[0][1]
+        exact = self._exact_owners.get(spiffe_id.trust_domain.name)
+        if exact is not None:
+            found_exactly = exact.get(spiffe_id.path)
+            if found_exactly is not None:
+                return found_exactly
         best: tuple[int, Party] | None = None
         for found in self._owners.matching(spiffe_id):
             if best is None or found[0] > best[0]:
@@ -135,40 +144,45 @@ class PolicyIndex:
     def units(self, caller: SpiffeId, owner: Party | None) -> Sequence[int]:
         """Give the units of a caller, who belongs to `owner`."""
         units = () if owner is None else owner.units
-        if self._selected.is_empty:
+        if self._selected is None:
             return units
-        return (*units, *self._selected_units(caller, None if owner is None else owner.name))
+        return (*units, *_selected_units(self._selected, caller, None if owner is None else owner.name))
 
     def matching_entries(
         self, units: Iterable[int], destination: Party, method: str, segments: list[str], *, is_grpc: bool
     ) -> list[Entry[Rule]]:
         """Give what the rules for these callers and this destination allow of this method and path."""
         found: list[Entry[Rule]] = []
+        tables = destination.rules
         for unit in units:
-            table = destination.rules.get(unit)
+            table = tables.get(unit)
             if table is not None:
-                found += table.matching(method, segments, is_grpc=is_grpc)
+                matching = table.matching(method, segments, is_grpc=is_grpc)
+                found = found + matching if found else matching
         return found
 
     def guards(self, units: Iterable[int], destination: Party, method: str, segments: list[str]) -> list[Guard]:
         """Give the guards that mean what these callers do at this destination, whatever the time."""
-        tables = [tables for tables in (destination.guards, self._guards_everywhere) if tables]
-        if not tables:
+        there, everywhere = destination.guards, self._guards_everywhere
+        if not there and not everywhere:
             return []
         found = {
             entry.rule.name: entry.rule
             for unit in (*units, EVERYONE)
-            for each in tables
+            for each in (there, everywhere)
             if (table := each.get(unit)) is not None
             for entry in table.matching(method, segments, is_grpc=False)
         }
         return list(found.values())
 
-    def _selected_units(self, caller: SpiffeId, owner: str | None) -> Iterator[int]:
-        for table in (self._selected.exact(caller), self._selected.matching(caller)):
-            for unit, owners in table:
-                if owners is None or owner in owners:
-                    yield unit
+
+def _selected_units(
+    selected: IdentityTable[tuple[int, frozenset[str] | None]], caller: SpiffeId, owner: str | None
+) -> Iterator[int]:
+    for table in (selected.exact(caller), selected.matching(caller)):
+        for unit, owners in table:
+            if owners is None or owner in owners:
+                yield unit
 
 
 def compile_index(policy_set: PolicySet, around_ns: int | None = None) -> PolicyIndex:
@@ -195,22 +209,28 @@ class _Compiler:
         self._unit_of: dict[object, int] = {}
         self._windows: dict[Window, Window] = {}
         self._units: dict[str, list[int]] = {name: [self._unit(name)] for name in self._named}
-        self._rules: dict[str, dict[int, EntryTable[Rule]]] = {name: {} for name in self._named}
-        self._guards: dict[str, dict[int, EntryTable[Guard]]] = {name: {} for name in self._named}
-        self._guards_everywhere: dict[int, EntryTable[Guard]] = {}
+        self._rules: dict[str, _Given[MicroPolicy]] = {name: [] for name in self._named}
+        self._guards: dict[str, _Given[Guardrail]] = {name: [] for name in self._named}
+        self._guards_everywhere: _Given[Guardrail] = []
+        self._rule_of: dict[str, Rule] = {}
+        self._guard_of: dict[str, Guard] = {}
         self._selected: IdentityTable[tuple[int, frozenset[str] | None]] = IdentityTable()
 
     def index(self) -> PolicyIndex:
         for policy in self._set.micro_policies:
-            self._add(policy)
+            self._allow(policy)
         for guardrail in self._set.guardrails:
-            self._guard(guardrail)
+            self._forbid(guardrail)
         mesh = self._set.mesh
         parties = {name: self._party(party) for name, party in self._named.items()}
+        exact_owners: dict[str, dict[str, Party]] = {}
         owners: IdentityTable[tuple[int, Party]] = IdentityTable()
         for name, party in self._named.items():
             for pattern in party.identities:
-                owners.add(pattern, (pattern.literals, parties[name]))
+                if pattern.exact is None:
+                    owners.add(pattern, (pattern.literals, parties[name]))
+                else:
+                    exact_owners.setdefault(pattern.trust_domain.name, {})[pattern.exact.path] = parties[name]
         return PolicyIndex(
             revision=self._set.revision,
             observes=any(party.observed for party in parties.values())
@@ -224,9 +244,10 @@ class _Compiler:
             _revoked_serials=frozenset(each for each in mesh.revoked if isinstance(each, RevokedSerial)),
             _services={service.name: parties[service.name] for service in self._set.services},
             _first_identities=dict(_first_identities(self._set.services)),
+            _exact_owners=exact_owners,
             _owners=owners,
-            _guards_everywhere=self._guards_everywhere,
-            _selected=self._selected,
+            _guards_everywhere=_tables(self._guards_everywhere, GuardTable, self._guard),
+            _selected=None if self._selected.is_empty else self._selected,
             _service_hosts={
                 host: parties[service.name] for service in self._set.services for host in (service.name, *service.hosts)
             },
@@ -252,43 +273,59 @@ class _Compiler:
             observed=(mode or self._set.mesh.defaults.mode) is Mode.OBSERVE,
             units=tuple(self._units[named.name]),
             api=api,
-            rules=self._rules[named.name],
-            guards=self._guards[named.name],
+            rules=_tables(self._rules.pop(named.name), EntryTable, self._rule),
+            guards=_tables(self._guards.pop(named.name), GuardTable, self._guard),
         )
 
     # --- rules and guards
 
-    def _add(self, policy: MicroPolicy) -> None:
-        # Rules that share a window, as many do, share one value of it: what is decided most stays in the caches.
-        window = self._windows.get(policy.window)
-        if window is None:
-            window = policy.window
-            if self._around_ns is not None:
-                window = window.expanded(self._around_ns, self._spans)
-            self._windows[policy.window] = window
-        rule = Rule(name=policy.name, window=window, enforced=policy.mode is Mode.ENFORCE, conditions=policy.when)
+    def _allow(self, policy: MicroPolicy) -> None:
         units = self._caller_units(self._selection.callers(policy.callers))
         for name, operations in self._destinations(policy.targets):
-            _add_to(self._rules[name], EntryTable[Rule], units, operations, rule)
+            self._rules[name].append((units, operations, policy))
 
-    def _guard(self, guardrail: Guardrail) -> None:
-        require = guardrail.require
-        guard = Guard(
-            name=guardrail.name,
-            # Never expanded: past its horizon a rule is closed to everyone, and so must be what a Guardrail forbids.
-            window=guardrail.window,
-            enforced=guardrail.mode is Mode.ENFORCE,
-            conditions=guardrail.when,
-            tls=None if require is None else require.tls,
-            max_window_ns=None if require is None else require.max_window_ns,
-        )
+    def _forbid(self, guardrail: Guardrail) -> None:
         callers = guardrail.callers
         units = {EVERYONE} if callers is None else self._caller_units(self._selection.callers(callers))
         if guardrail.targets is None:
-            _add_to(self._guards_everywhere, GuardTable, units, (EVERY_OPERATION,), guard)
+            self._guards_everywhere.append((units, (EVERY_OPERATION,), guardrail))
             return
         for name, operations in self._destinations(guardrail.targets):
-            _add_to(self._guards[name], GuardTable, units, operations, guard)
+            self._guards[name].append((units, operations, guardrail))
+
+    def _rule(self, policy: MicroPolicy) -> Rule:
+        rule = self._rule_of.get(policy.name)
+        if rule is None:
+            rule = self._rule_of[policy.name] = Rule(
+                name=_own(policy.name),
+                window=self._window(policy.window),
+                enforced=policy.mode is Mode.ENFORCE,
+                conditions=policy.when,
+            )
+        return rule
+
+    def _guard(self, guardrail: Guardrail) -> Guard:
+        guard = self._guard_of.get(guardrail.name)
+        if guard is None:
+            require = guardrail.require
+            guard = self._guard_of[guardrail.name] = Guard(
+                name=_own(guardrail.name),
+                # Never expanded: past its horizon a rule is closed to everyone, and so must be what a Guardrail forbids.
+                window=guardrail.window,
+                enforced=guardrail.mode is Mode.ENFORCE,
+                conditions=guardrail.when,
+                tls=None if require is None else require.tls,
+                max_window_ns=None if require is None else require.max_window_ns,
+            )
+        return guard
+
+    def _window(self, written: Window) -> Window:
+        """Give a rule's window; rules that share one, as many do, share one value: it stays in the caches."""
+        window = self._windows.get(written)
+        if window is None:
+            window = written if self._around_ns is None else written.expanded(self._around_ns, self._spans)
+            self._windows[written] = window
+        return window
 
     def _destinations(
         self, targets: Iterable[TargetSelector]
@@ -319,20 +356,23 @@ class _Compiler:
         return self._unit_of.setdefault(key, len(self._unit_of))
 
 
-def _add_to(
-    tables: dict[int, EntryTable[R]],
-    new: Callable[[], EntryTable[R]],
-    units: Iterable[int],
-    operations: Iterable[HttpOperation | GrpcOperation],
-    rule: R,
-) -> None:
-    """Add operations to the table of each unit."""
-    for unit in units:
-        table = tables.get(unit)
-        if table is None:
-            table = tables[unit] = new()
-        for operation in operations:
-            table.add(operation, rule)
+def _tables(given: _Given[P], new: Callable[[], EntryTable[R]], rule_of: Callable[[P], R]) -> dict[int, EntryTable[R]]:
+    """Give the table of each unit, made at once: what a decision reads together lies together in memory."""
+    tables: dict[int, EntryTable[R]] = {}
+    for units, operations, policy in given:
+        rule = rule_of(policy)
+        entries = [each for operation in operations for each in entries_of(operation, rule)]
+        for unit in units:
+            table = tables.get(unit)
+            if table is None:
+                table = tables[unit] = new()
+            table.add_entries(entries)
+    return tables
+
+
+def _own(text: str) -> str:
+    """Give a copy of a text that lies beside what is made now, not where its file was read."""
+    return text.encode().decode()
 
 
 def _first_identities(services: Iterable[Service]) -> Iterator[tuple[str, SpiffeId]]:

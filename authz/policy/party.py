@@ -6,7 +6,7 @@ the call's method and path segments: rules narrowly, guards broadly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from authz.policy.condition import ConditionError
@@ -85,10 +85,6 @@ class Entry(Generic[R]):
     literals: int
     rule: R
 
-    def allows_method(self, method: str, *, is_grpc: bool) -> bool:
-        """Whether a call by this method, to a path that matches, is meant."""
-        return (self.methods is ALL or method in self.methods) and (is_grpc or not self.grpc)
-
 
 class EntryTable(Generic[R]):
     """Entries by path; built once by :meth:`add`, then only read."""
@@ -101,21 +97,25 @@ class EntryTable(Generic[R]):
 
     def add(self, operation: HttpOperation | GrpcOperation, rule: R) -> None:
         """Add what an operation allows."""
-        for segments, entry in _entries(operation, rule):
-            self._put(segments, entry)
+        self.add_entries(entries_of(operation, rule))
+
+    def add_entries(self, entries: Iterable[tuple[Sequence[str] | None, Entry[R]]]) -> None:
+        """Add entries, each with the segments of the paths that it matches; None for every path."""
+        for segments, entry in entries:
+            if segments is None:
+                self._everywhere.append(entry)
+                continue
+            if self._by_path is None:
+                self._by_path = SegmentTrie()
+            self._by_path.add(segments, entry)
 
     def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[R]]:
         """Give the entries that mean this call."""
-        found = self._everywhere if self._by_path is None else self._everywhere + self._by_path.matching(segments)
-        return [entry for entry in found if entry.allows_method(method, is_grpc=is_grpc)]
-
-    def _put(self, segments: Sequence[str] | None, entry: Entry[R]) -> None:
-        if segments is None:
-            self._everywhere.append(entry)
-            return
-        if self._by_path is None:
-            self._by_path = SegmentTrie()
-        self._by_path.add(segments, entry)
+        found = self._everywhere
+        if self._by_path is not None:
+            by_path = self._by_path.matching(segments)
+            found = found + by_path if found else by_path
+        return _meaning(found, method, is_grpc=is_grpc) if found else []
 
 
 class GuardTable(EntryTable[Guard]):
@@ -128,27 +128,34 @@ class GuardTable(EntryTable[Guard]):
 
     __slots__ = ()
 
-    def add(self, operation: HttpOperation | GrpcOperation, rule: Guard) -> None:
-        """Add what an operation forbids."""
-        for segments, entry in _entries(operation, rule):
+    def add_entries(self, entries: Iterable[tuple[Sequence[str] | None, Entry[Guard]]]) -> None:
+        """Add entries, each with all that it forbids."""
+        for segments, entry in entries:
             methods = ALL if entry.grpc or entry.methods is ALL else entry.methods
             if methods is not ALL and "GET" in methods:
                 methods |= {"HEAD"}
-            broad = Entry(methods=methods, grpc=False, template=entry.template, literals=entry.literals, rule=rule)
+            broad = replace(entry, methods=methods, grpc=False)
             if segments is None:
-                self._put(None, broad)
+                super().add_entries([(None, broad)])
             else:
-                for each in broadened(tuple(segments)):
-                    self._put(each, broad)
+                super().add_entries([(each, broad) for each in broadened(tuple(segments))])
 
     def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[Guard]]:
         """Give the entries that mean this call."""
         found = super().matching(method, segments, is_grpc=is_grpc)
         # One slash fewer; one slash more is in the table, so that the two never add up to two.
         if len(segments) > 1 and not segments[-1] and self._by_path is not None:
-            fewer = self._by_path.matching(segments[:-1])
-            found += [entry for entry in fewer if entry.allows_method(method, is_grpc=is_grpc)]
+            found += _meaning(self._by_path.matching(segments[:-1]), method, is_grpc=is_grpc)
         return found
+
+
+def _meaning(entries: Sequence[Entry[R]], method: str, *, is_grpc: bool) -> list[Entry[R]]:
+    """Give those of some entries, whose paths match, that mean a call by this method."""
+    return [
+        entry
+        for entry in entries
+        if (entry.methods is ALL or method in entry.methods) and (is_grpc or not entry.grpc)
+    ]
 
 
 def broadened(segments: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -160,7 +167,10 @@ def broadened(segments: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield segments[:-1]
 
 
-def _entries(operation: HttpOperation | GrpcOperation, rule: R) -> Iterable[tuple[Sequence[str] | None, Entry[R]]]:
+def entries_of(
+    operation: HttpOperation | GrpcOperation, rule: R
+) -> Iterator[tuple[Sequence[str] | None, Entry[R]]]:
+    """Give what a rule's operation stands for, each entry with the segments of its paths; None for every path."""
     if isinstance(operation, GrpcOperation):
         for method in operation.methods:
             yield (

@@ -1,11 +1,14 @@
 """Values by path template, found by a path's segments.
 
 A look-up costs as many steps as there are ways to match the path's segments, whatever the number of templates.
+
+Where only one template goes on, its last segments stand as one tail instead of a node each: a path is found in fewer
+steps, and what a look-up reads is smaller, which matters where a hundred thousand rules fit in no cache.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from authz.policy.route import ANY_SEGMENT, REST
 
@@ -14,40 +17,52 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: The segments that are left of one template, and then its values.
+_Tail: TypeAlias = tuple[tuple[str, ...], *tuple[T, ...]]
+#: Tails that most templates end in: one of each for all tries.
+_USUAL_TAILS: Final[dict[tuple[str, ...], tuple[str, ...]]] = {each: each for each in ((), (ANY_SEGMENT,), (REST,))}
+#: A longer one becomes a node, whose values can grow.
+_LONGEST_TAIL: Final = 16
+
 
 class SegmentTrie(Generic[T]):
     """Built once by :meth:`add`, then only read."""
 
-    __slots__ = ("any_segment", "here", "literal", "rest")
+    __slots__ = ("_any_segment", "_here", "_literal", "_rest")
 
     def __init__(self) -> None:
-        self.literal: dict[str, SegmentTrie[T]] | None = None
-        self.any_segment: SegmentTrie[T] | None = None
+        self._literal: dict[str, SegmentTrie[T] | _Tail[T]] | None = None
+        self._any_segment: SegmentTrie[T] | _Tail[T] | None = None
         #: values of the templates that end here
-        self.here: list[T] | None = None
+        self._here: list[T] | None = None
         #: values of the templates whose last segment takes all the rest
-        self.rest: list[T] | None = None
+        self._rest: list[T] | None = None
 
     def add(self, segments: Sequence[str], value: T) -> None:
         """Add a value for every path that a template's segments match."""
+        template = tuple(segments)
         node = self
-        for segment in segments:
+        for depth, segment in enumerate(template):
             if segment == REST:
-                if node.rest is None:
-                    node.rest = []
-                node.rest.append(value)
+                if node._rest is None:
+                    node._rest = []
+                node._rest.append(value)
                 return
-            if segment == ANY_SEGMENT:
-                if node.any_segment is None:
-                    node.any_segment = SegmentTrie()
-                node = node.any_segment
-            else:
-                if node.literal is None:
-                    node.literal = {}
-                node = node.literal.setdefault(segment, SegmentTrie())
-        if node.here is None:
-            node.here = []
-        node.here.append(value)
+            tail = template[depth + 1 :]
+            child = node._child(segment)
+            if child is None:
+                node._put(segment, (_USUAL_TAILS.get(tail, tail), value))
+                return
+            if isinstance(child, tuple):
+                if child[0] == tail and len(child) <= _LONGEST_TAIL:
+                    node._put(segment, (*child, value))
+                    return
+                child = _parted(child)
+                node._put(segment, child)
+            node = child
+        if node._here is None:
+            node._here = []
+        node._here.append(value)
 
     def matching(self, segments: list[str]) -> list[T]:
         """Give the values of every template that matches a path with these decoded segments."""
@@ -55,20 +70,72 @@ class SegmentTrie(Generic[T]):
         length = len(segments)
         # `{**}` takes non-empty segments only: it cannot begin at or before the last empty one.
         rest_from = length - segments[::-1].index("") if "" in segments else 0
-        open_nodes: list[tuple[SegmentTrie[T], int]] = [(self, 0)]
-        while open_nodes:
-            node, depth = open_nodes.pop()
+        open_nodes: list[tuple[SegmentTrie[T], int]] = []
+        node, depth = self, 0
+        while True:
             if depth == length:
-                if node.here:
-                    found.extend(node.here)
-                continue
-            if node.rest and depth >= rest_from:
-                found.extend(node.rest)
-            segment = segments[depth]
-            if node.literal is not None:
-                child = node.literal.get(segment)
+                if node._here:
+                    found += node._here
+            else:
+                if node._rest and depth >= rest_from:
+                    found += node._rest
+                segment = segments[depth]
+                depth += 1
+                child = None if node._literal is None else node._literal.get(segment)
                 if child is not None:
-                    open_nodes.append((child, depth + 1))
-            if node.any_segment is not None and segment:
-                open_nodes.append((node.any_segment, depth + 1))
-        return found
+                    if type(child) is not tuple:
+                        open_nodes.append((child, depth))
+                    elif _fits(child[0], segments, depth, rest_from):
+                        found += child[1:]
+                child = node._any_segment
+                if child is not None and segment:
+                    if type(child) is not tuple:
+                        open_nodes.append((child, depth))
+                    elif _fits(child[0], segments, depth, rest_from):
+                        found += child[1:]
+            if not open_nodes:
+                return found
+            node, depth = open_nodes.pop()
+
+    def _child(self, segment: str) -> SegmentTrie[T] | _Tail[T] | None:
+        if segment == ANY_SEGMENT:
+            return self._any_segment
+        return None if self._literal is None else self._literal.get(segment)
+
+    def _put(self, segment: str, child: SegmentTrie[T] | _Tail[T]) -> None:
+        if segment == ANY_SEGMENT:
+            self._any_segment = child
+            return
+        if self._literal is None:
+            self._literal = {}
+        self._literal[segment] = child
+
+
+def _parted(tail: _Tail[T]) -> SegmentTrie[T]:
+    """Give a node for a tail that another template parts from."""
+    segments, *values = tail
+    node: SegmentTrie[T] = SegmentTrie()
+    if not segments:
+        node._here = values
+    elif segments[0] == REST:
+        node._rest = values
+    else:
+        left = segments[1:]
+        node._put(segments[0], (_USUAL_TAILS.get(left, left), *values))
+    return node
+
+
+def _fits(tail: tuple[str, ...], segments: list[str], depth: int, rest_from: int) -> bool:
+    """Whether a tail matches all segments from `depth` on."""
+    length = len(segments)
+    for wanted in tail:
+        if depth == length:
+            return False
+        segment = segments[depth]
+        if wanted != segment or wanted == REST:  # a request, too, may have a segment of braces
+            if wanted == REST:
+                return depth >= rest_from
+            if wanted != ANY_SEGMENT or not segment:
+                return False
+        depth += 1
+    return depth == length
