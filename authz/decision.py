@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Verdict(StrEnum):
@@ -35,10 +36,17 @@ class Reason(StrEnum):
     @property
     def verdict(self) -> Verdict:
         """The verdict that this reason stands for: only `allowed` and `observed` let a call through."""
-        return Verdict.ALLOW if self in _ALLOWING else Verdict.DENY
+        return _ALLOW if self.allows else _DENY
+
+    @property
+    def allows(self) -> bool:
+        """Whether this reason lets the call through."""
+        return self is _ALLOWED or self is _OBSERVED
 
 
-_ALLOWING = frozenset({Reason.ALLOWED, Reason.OBSERVED})
+# Python 3.11 runs code of its own for each member that is read from an Enum; these are read for every call.
+_ALLOWED, _OBSERVED = Reason.ALLOWED, Reason.OBSERVED
+_ALLOW, _DENY = Verdict.ALLOW, Verdict.DENY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +58,8 @@ class Shadow:
     policy: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """One answer, with the labels that the record of the call needs.
+class Decision(NamedTuple):
+    """One answer, with the labels that the record of the call needs; a tuple, because it is made for every call.
 
     `valid_until_ns` is the first instant after now (nanoseconds since the epoch) at which the same call gets the
     other verdict, None if there is none within 366 days. `route` is the template that matched, None if none did.

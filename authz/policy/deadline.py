@@ -26,10 +26,19 @@ def valid_until_ns(matched: Matched, now_ns: int, *, allowed: bool) -> int | Non
     """Give the first instant after `now_ns`, within 366 days, at which the call gets the other verdict."""
     if matched.closed_tunnel:
         return None
+    rules = matched.rules
+    if not (matched.forbidding or matched.limiting or matched.observed or matched.parties):
+        if not rules:
+            return None
+        if allowed and len(rules) == 1:
+            # The usual case is one rule, whose span ends beyond what is looked at.
+            end_ns = rules[0].window.open_until_ns(now_ns)
+            if end_ns is None or end_ns > now_ns + HORIZON_NS:
+                return None
     parties = [party.window for party in matched.parties]
     if not (matched.forbidding or matched.limiting or matched.observed):
-        rules = [rule.window for rule in matched.rules]
-        return (allowed_until_ns if allowed else denied_until_ns)(rules, parties, now_ns)
+        windows = [rule.window for rule in rules]
+        return (allowed_until_ns if allowed else denied_until_ns)(windows, parties, now_ns)
     return _guarded_until_ns(matched, parties, now_ns, allowed=allowed)
 
 

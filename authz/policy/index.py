@@ -17,14 +17,15 @@ beside the destinations.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from authz.policy.garbage import collector_at_rest
 from authz.policy.host import DEFAULT_PORTS
 from authz.policy.identity_pattern import IdentityTable
-from authz.policy.operation import EVERY_OPERATION
+from authz.policy.operation import ALL, EVERY_OPERATION, GrpcOperation, HttpOperation
 from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule, entries_of
 from authz.policy.revocation import RevokedSerial, canonical_serial
+from authz.policy.route import PathTemplate
 from authz.policy.schema import Service
 from authz.policy.schema_fields import Mode
 from authz.policy.selection import Selection
@@ -32,12 +33,11 @@ from authz.policy.window import ALWAYS, HORIZON_NS
 from authz.request import TlsVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from authz.identity.spiffe_id import SpiffeId, TrustDomain
     from authz.policy.host import ThirdPartyHost
     from authz.policy.hours import Hours, OpenSpans
-    from authz.policy.operation import GrpcOperation, HttpOperation
     from authz.policy.party import Entry
     from authz.policy.policy_set import PolicySet
     from authz.policy.schema import Guardrail, MicroPolicy, TargetSelector, ThirdParty
@@ -54,6 +54,8 @@ _Given: TypeAlias = "list[tuple[set[int], Iterable[HttpOperation | GrpcOperation
 LARGE_SET: Final = 32
 #: The unit that every caller belongs to, known or not.
 EVERYONE: Final = -1
+#: One for all destinations that have none.
+_NO_TABLES: Final[Mapping[int, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ class PolicyIndex:
     _selected: IdentityTable[tuple[int, frozenset[str] | None]] | None = field(repr=False)
     _service_hosts: dict[str, Party] = field(repr=False)
     _third_party_hosts: dict[tuple[str, bool, int | None], Party] = field(repr=False)
-    _guards_everywhere: dict[int, EntryTable[Guard]] = field(repr=False)
+    _guards_everywhere: Mapping[int, EntryTable[Guard]] = field(repr=False)
 
     def has_service(self, name: str) -> bool:
         """Whether the set has a Service of this name."""
@@ -157,7 +159,7 @@ class PolicyIndex:
         for unit in units:
             table = tables.get(unit)
             if table is not None:
-                matching = table.matching(method, segments, is_grpc=is_grpc)
+                matching = table.meaning(method, segments, is_grpc=is_grpc)
                 found = found + matching if found else matching
         return found
 
@@ -171,7 +173,7 @@ class PolicyIndex:
             for unit in (*units, EVERYONE)
             for each in (there, everywhere)
             if (table := each.get(unit)) is not None
-            for entry in table.matching(method, segments, is_grpc=False)
+            for entry in table.meaning(method, segments, is_grpc=False)
         }
         return list(found.values())
 
@@ -214,6 +216,9 @@ class _Compiler:
         self._guards_everywhere: _Given[Guardrail] = []
         self._rule_of: dict[str, Rule] = {}
         self._guard_of: dict[str, Guard] = {}
+        self._methods: dict[frozenset[str], frozenset[str]] = {}
+        self._paths: dict[str, PathTemplate] = {}
+        self._texts: dict[str, str] = {}
         self._selected: IdentityTable[tuple[int, frozenset[str] | None]] = IdentityTable()
 
     def index(self) -> PolicyIndex:
@@ -246,7 +251,7 @@ class _Compiler:
             _first_identities=dict(_first_identities(self._set.services)),
             _exact_owners=exact_owners,
             _owners=owners,
-            _guards_everywhere=_tables(self._guards_everywhere, GuardTable, self._guard),
+            _guards_everywhere=self._tables(self._guards_everywhere, GuardTable, self._guard),
             _selected=None if self._selected.is_empty else self._selected,
             _service_hosts={
                 host: parties[service.name] for service in self._set.services for host in (service.name, *service.hosts)
@@ -259,9 +264,11 @@ class _Compiler:
         )
 
     def _party(self, named: Service | ThirdParty) -> Party:
-        api: EntryTable[Rule] = EntryTable()
+        api: EntryTable[Rule] | None = None
         for entry in named.api if isinstance(named, Service) else ():
-            api.add(entry.operation, Rule(name=entry.name, window=ALWAYS))
+            if api is None:
+                api = EntryTable()
+            api.add_operation(entry.operation, Rule(name=entry.name, window=ALWAYS))
         mode = named.mode if isinstance(named, Service) else None
         return Party(
             name=named.name,
@@ -273,8 +280,8 @@ class _Compiler:
             observed=(mode or self._set.mesh.defaults.mode) is Mode.OBSERVE,
             units=tuple(self._units[named.name]),
             api=api,
-            rules=_tables(self._rules.pop(named.name), EntryTable, self._rule),
-            guards=_tables(self._guards.pop(named.name), GuardTable, self._guard),
+            rules=self._tables(self._rules.pop(named.name), EntryTable, self._rule),
+            guards=self._tables(self._guards.pop(named.name), GuardTable, self._guard),
         )
 
     # --- rules and guards
@@ -310,7 +317,7 @@ class _Compiler:
             require = guardrail.require
             guard = self._guard_of[guardrail.name] = Guard(
                 name=_own(guardrail.name),
-                # Never expanded: past its horizon a rule is closed to everyone, and so must be what a Guardrail forbids.
+                # Never expanded: past its horizon a rule is closed to everyone, and so must be what this forbids.
                 window=guardrail.window,
                 enforced=guardrail.mode is Mode.ENFORCE,
                 conditions=guardrail.when,
@@ -326,6 +333,40 @@ class _Compiler:
             window = written if self._around_ns is None else written.expanded(self._around_ns, self._spans)
             self._windows[written] = window
         return window
+
+    def _tables(
+        self, given: _Given[P], new: Callable[[], EntryTable[R]], rule_of: Callable[[P], R]
+    ) -> Mapping[int, EntryTable[R]]:
+        """Give the table of each unit, made at once: what a decision reads together lies together in memory."""
+        tables: dict[int, EntryTable[R]] = {}
+        # The rules for a caller after each other; a decision of one caller then reads few pages.
+        for units, operations, policy in sorted(given, key=lambda each: min(each[0], default=EVERYONE)):
+            rule = rule_of(policy)
+            entries = [each for operation in operations for each in entries_of(self._own_operation(operation), rule)]
+            for unit in units:
+                table = tables.get(unit)
+                if table is None:
+                    table = tables[unit] = new()
+                table.add_entries(entries)
+        return tables or _NO_TABLES
+
+    def _own_operation(self, operation: HttpOperation | GrpcOperation) -> HttpOperation | GrpcOperation:
+        """Give an operation with texts of our own; equal ones, of which there are many, are one value."""
+        if isinstance(operation, GrpcOperation):
+            return operation
+        methods, paths = operation.methods, operation.paths
+        return HttpOperation(
+            methods=methods if methods is ALL else self._methods.setdefault(methods, methods),
+            paths=paths if paths is ALL else tuple([self._own_path(path) for path in paths]),
+        )
+
+    def _own_path(self, path: PathTemplate) -> PathTemplate:
+        own = self._paths.get(path.text)
+        if own is None:
+            texts = self._texts
+            segments = tuple([texts.get(each) or texts.setdefault(each, _own(each)) for each in path.segments])
+            own = self._paths[path.text] = PathTemplate(text=_own(path.text), segments=segments)
+        return own
 
     def _destinations(
         self, targets: Iterable[TargetSelector]
@@ -354,20 +395,6 @@ class _Compiler:
 
     def _unit(self, key: object) -> int:
         return self._unit_of.setdefault(key, len(self._unit_of))
-
-
-def _tables(given: _Given[P], new: Callable[[], EntryTable[R]], rule_of: Callable[[P], R]) -> dict[int, EntryTable[R]]:
-    """Give the table of each unit, made at once: what a decision reads together lies together in memory."""
-    tables: dict[int, EntryTable[R]] = {}
-    for units, operations, policy in given:
-        rule = rule_of(policy)
-        entries = [each for operation in operations for each in entries_of(operation, rule)]
-        for unit in units:
-            table = tables.get(unit)
-            if table is None:
-                table = tables[unit] = new()
-            table.add_entries(entries)
-    return tables
 
 
 def _own(text: str) -> str:

@@ -75,47 +75,44 @@ R = TypeVar("R", bound=Rule)
 class Entry(Generic[R]):
     """What one path pattern of a rule stands for.
 
-    `template` is the path pattern as it is written, None where every path matches; `literals` counts its literal
-    segments. `grpc` entries match only calls that say that they are gRPC, and their route is the call's own path.
+    `template` is the path pattern as it is written, None where every path matches. `grpc` entries match only calls that
+    say that they are gRPC, and their route is the call's own path.
     """
 
     methods: frozenset[str] | All
     grpc: bool
     template: str | None
-    literals: int
     rule: R
 
+    @property
+    def literals(self) -> int:
+        """The number of literal segments; fewest where every path matches."""
+        return -1 if self.template is None else sum(part[:1] != "{" for part in self.template[1:].split("/"))
 
-class EntryTable(Generic[R]):
-    """Entries by path; built once by :meth:`add`, then only read."""
 
-    __slots__ = ("_by_path", "_everywhere")
+class EntryTable(SegmentTrie[Entry[R]]):
+    """Entries by path; built once by :meth:`add_operation`, then only read.
 
-    def __init__(self) -> None:
-        self._by_path: SegmentTrie[Entry[R]] | None = None
-        self._everywhere: list[Entry[R]] = []
+    No path ends at the root of the trie, which has a segment at least: what is kept there is for every path.
+    """
 
-    def add(self, operation: HttpOperation | GrpcOperation, rule: R) -> None:
+    __slots__ = ()
+
+    def add_operation(self, operation: HttpOperation | GrpcOperation, rule: R) -> None:
         """Add what an operation allows."""
         self.add_entries(entries_of(operation, rule))
 
     def add_entries(self, entries: Iterable[tuple[Sequence[str] | None, Entry[R]]]) -> None:
         """Add entries, each with the segments of the paths that it matches; None for every path."""
         for segments, entry in entries:
-            if segments is None:
-                self._everywhere.append(entry)
-                continue
-            if self._by_path is None:
-                self._by_path = SegmentTrie()
-            self._by_path.add(segments, entry)
+            self.add(() if segments is None else segments, entry)
 
-    def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[R]]:
+    def meaning(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[R]]:
         """Give the entries that mean this call."""
-        found = self._everywhere
-        if self._by_path is not None:
-            by_path = self._by_path.matching(segments)
-            found = found + by_path if found else by_path
-        return _meaning(found, method, is_grpc=is_grpc) if found else []
+        found = self.matching(segments)
+        if self.here is not None:
+            found += self.here
+        return _by_method(found, method, is_grpc=is_grpc) if found else found
 
 
 class GuardTable(EntryTable[Guard]):
@@ -140,21 +137,19 @@ class GuardTable(EntryTable[Guard]):
             else:
                 super().add_entries([(each, broad) for each in broadened(tuple(segments))])
 
-    def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[Guard]]:
+    def meaning(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[Guard]]:
         """Give the entries that mean this call."""
-        found = super().matching(method, segments, is_grpc=is_grpc)
+        found = super().meaning(method, segments, is_grpc=is_grpc)
         # One slash fewer; one slash more is in the table, so that the two never add up to two.
-        if len(segments) > 1 and not segments[-1] and self._by_path is not None:
-            found += _meaning(self._by_path.matching(segments[:-1]), method, is_grpc=is_grpc)
+        if len(segments) > 1 and not segments[-1]:
+            found += _by_method(self.matching(segments[:-1]), method, is_grpc=is_grpc)
         return found
 
 
-def _meaning(entries: Sequence[Entry[R]], method: str, *, is_grpc: bool) -> list[Entry[R]]:
+def _by_method(entries: Sequence[Entry[R]], method: str, *, is_grpc: bool) -> list[Entry[R]]:
     """Give those of some entries, whose paths match, that mean a call by this method."""
     return [
-        entry
-        for entry in entries
-        if (entry.methods is ALL or method in entry.methods) and (is_grpc or not entry.grpc)
+        entry for entry in entries if (entry.methods is ALL or method in entry.methods) and (is_grpc or not entry.grpc)
     ]
 
 
@@ -167,23 +162,21 @@ def broadened(segments: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield segments[:-1]
 
 
-def entries_of(
-    operation: HttpOperation | GrpcOperation, rule: R
-) -> Iterator[tuple[Sequence[str] | None, Entry[R]]]:
+def entries_of(operation: HttpOperation | GrpcOperation, rule: R) -> Iterator[tuple[Sequence[str] | None, Entry[R]]]:
     """Give what a rule's operation stands for, each entry with the segments of its paths; None for every path."""
     if isinstance(operation, GrpcOperation):
         for method in operation.methods:
             yield (
                 method.segments,
-                Entry(methods=frozenset({GRPC_METHOD}), grpc=True, template=f"/{method}", literals=2, rule=rule),
+                Entry(methods=frozenset({GRPC_METHOD}), grpc=True, template=f"/{method}", rule=rule),
             )
     elif operation.paths is ALL:
-        yield None, Entry(methods=operation.methods, grpc=False, template=None, literals=-1, rule=rule)
+        yield None, Entry(methods=operation.methods, grpc=False, template=None, rule=rule)
     else:
         for path in operation.paths:
             yield (
                 path.segments,
-                Entry(methods=operation.methods, grpc=False, template=path.text, literals=path.literals, rule=rule),
+                Entry(methods=operation.methods, grpc=False, template=path.text, rule=rule),
             )
 
 
@@ -198,19 +191,20 @@ def most_literal(entries: Sequence[Entry[R]]) -> Entry[R] | None:
 class Party:
     """A Service or ThirdParty of the set; a Service's window is always open."""
 
+    # What every decision reads stands first, beside each other in memory.
     name: str
     is_service: bool
-    window: Window
-    attributes: Mapping[str, str]
+    #: the units that it belongs to as a caller
+    units: tuple[int, ...]
+    #: as a destination: the rules, and the guards, for each unit of callers that has any
+    rules: Mapping[int, EntryTable[Rule]] = field(repr=False)
+    guards: Mapping[int, EntryTable[Guard]] = field(repr=False)
+    #: what it offers by name, None if nothing; records are grouped by these templates
+    api: EntryTable[Rule] | None = field(repr=False)
+    #: whether calls to it that no rule allows go on, and are recorded
+    observed: bool
     path_shapes: frozenset[PathShape]
     #: the lowest version that is used towards it
     tls: TlsVersion
-    #: whether calls to it that no rule allows go on, and are recorded
-    observed: bool
-    #: the units that it belongs to as a caller
-    units: tuple[int, ...]
-    #: what it offers by name; records are grouped by these templates
-    api: EntryTable[Rule]
-    #: as a destination: the rules, and the guards, for each unit of callers that has any
-    rules: dict[int, EntryTable[Rule]] = field(repr=False)
-    guards: dict[int, EntryTable[Guard]] = field(repr=False)
+    window: Window
+    attributes: Mapping[str, str]

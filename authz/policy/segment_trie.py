@@ -20,7 +20,8 @@ T = TypeVar("T")
 #: The segments that are left of one template, and then its values.
 _Tail: TypeAlias = tuple[tuple[str, ...], *tuple[T, ...]]
 #: Tails that most templates end in: one of each for all tries.
-_USUAL_TAILS: Final[dict[tuple[str, ...], tuple[str, ...]]] = {each: each for each in ((), (ANY_SEGMENT,), (REST,))}
+_ONE_SEGMENT: Final = (ANY_SEGMENT,)
+_USUAL_TAILS: Final[dict[tuple[str, ...], tuple[str, ...]]] = {each: each for each in ((), _ONE_SEGMENT, (REST,))}
 #: A longer one becomes a node, whose values can grow.
 _LONGEST_TAIL: Final = 16
 
@@ -28,15 +29,15 @@ _LONGEST_TAIL: Final = 16
 class SegmentTrie(Generic[T]):
     """Built once by :meth:`add`, then only read."""
 
-    __slots__ = ("_any_segment", "_here", "_literal", "_rest")
+    __slots__ = ("any_segment", "here", "literal", "rest")
 
     def __init__(self) -> None:
-        self._literal: dict[str, SegmentTrie[T] | _Tail[T]] | None = None
-        self._any_segment: SegmentTrie[T] | _Tail[T] | None = None
+        self.literal: dict[str, SegmentTrie[T] | _Tail[T]] | None = None
+        self.any_segment: SegmentTrie[T] | _Tail[T] | None = None
         #: values of the templates that end here
-        self._here: list[T] | None = None
+        self.here: list[T] | None = None
         #: values of the templates whose last segment takes all the rest
-        self._rest: list[T] | None = None
+        self.rest: list[T] | None = None
 
     def add(self, segments: Sequence[str], value: T) -> None:
         """Add a value for every path that a template's segments match."""
@@ -44,25 +45,25 @@ class SegmentTrie(Generic[T]):
         node = self
         for depth, segment in enumerate(template):
             if segment == REST:
-                if node._rest is None:
-                    node._rest = []
-                node._rest.append(value)
+                if node.rest is None:
+                    node.rest = []
+                node.rest.append(value)
                 return
             tail = template[depth + 1 :]
-            child = node._child(segment)
+            child = node.child(segment)
             if child is None:
-                node._put(segment, (_USUAL_TAILS.get(tail, tail), value))
+                node.put(segment, (_USUAL_TAILS.get(tail, tail), value))
                 return
             if isinstance(child, tuple):
                 if child[0] == tail and len(child) <= _LONGEST_TAIL:
-                    node._put(segment, (*child, value))
+                    node.put(segment, (*child, value))
                     return
                 child = _parted(child)
-                node._put(segment, child)
+                node.put(segment, child)
             node = child
-        if node._here is None:
-            node._here = []
-        node._here.append(value)
+        if node.here is None:
+            node.here = []
+        node.here.append(value)
 
     def matching(self, segments: list[str]) -> list[T]:
         """Give the values of every template that matches a path with these decoded segments."""
@@ -74,41 +75,40 @@ class SegmentTrie(Generic[T]):
         node, depth = self, 0
         while True:
             if depth == length:
-                if node._here:
-                    found += node._here
+                if node.here is not None:
+                    found += node.here
             else:
-                if node._rest and depth >= rest_from:
-                    found += node._rest
+                if node.rest is not None and depth >= rest_from:
+                    found += node.rest
                 segment = segments[depth]
                 depth += 1
-                child = None if node._literal is None else node._literal.get(segment)
-                if child is not None:
-                    if type(child) is not tuple:
+                for child in (
+                    None if node.literal is None else node.literal.get(segment),
+                    node.any_segment if segment else None,
+                ):
+                    if isinstance(child, tuple):
+                        if _fits(child[0], segments, depth, rest_from):
+                            found += child[1:]
+                    elif child is not None:
                         open_nodes.append((child, depth))
-                    elif _fits(child[0], segments, depth, rest_from):
-                        found += child[1:]
-                child = node._any_segment
-                if child is not None and segment:
-                    if type(child) is not tuple:
-                        open_nodes.append((child, depth))
-                    elif _fits(child[0], segments, depth, rest_from):
-                        found += child[1:]
             if not open_nodes:
                 return found
             node, depth = open_nodes.pop()
 
-    def _child(self, segment: str) -> SegmentTrie[T] | _Tail[T] | None:
+    def child(self, segment: str) -> SegmentTrie[T] | _Tail[T] | None:
+        """Give what stands behind a segment of a template."""
         if segment == ANY_SEGMENT:
-            return self._any_segment
-        return None if self._literal is None else self._literal.get(segment)
+            return self.any_segment
+        return None if self.literal is None else self.literal.get(segment)
 
-    def _put(self, segment: str, child: SegmentTrie[T] | _Tail[T]) -> None:
+    def put(self, segment: str, child: SegmentTrie[T] | _Tail[T]) -> None:
+        """Set what stands behind a segment of a template."""
         if segment == ANY_SEGMENT:
-            self._any_segment = child
+            self.any_segment = child
             return
-        if self._literal is None:
-            self._literal = {}
-        self._literal[segment] = child
+        if self.literal is None:
+            self.literal = {}
+        self.literal[segment] = child
 
 
 def _parted(tail: _Tail[T]) -> SegmentTrie[T]:
@@ -116,26 +116,27 @@ def _parted(tail: _Tail[T]) -> SegmentTrie[T]:
     segments, *values = tail
     node: SegmentTrie[T] = SegmentTrie()
     if not segments:
-        node._here = values
+        node.here = values
     elif segments[0] == REST:
-        node._rest = values
+        node.rest = values
     else:
         left = segments[1:]
-        node._put(segments[0], (_USUAL_TAILS.get(left, left), *values))
+        node.put(segments[0], (_USUAL_TAILS.get(left, left), *values))
     return node
 
 
 def _fits(tail: tuple[str, ...], segments: list[str], depth: int, rest_from: int) -> bool:
     """Whether a tail matches all segments from `depth` on."""
     length = len(segments)
+    if tail is _ONE_SEGMENT:
+        return depth + 1 == length and segments[depth] != ""
     for wanted in tail:
         if depth == length:
             return False
+        if wanted == REST:  # first: a request, too, may have a segment of braces
+            return depth >= rest_from
         segment = segments[depth]
-        if wanted != segment or wanted == REST:  # a request, too, may have a segment of braces
-            if wanted == REST:
-                return depth >= rest_from
-            if wanted != ANY_SEGMENT or not segment:
-                return False
+        if wanted != segment and (wanted != ANY_SEGMENT or not segment):
+            return False
         depth += 1
     return depth == length
