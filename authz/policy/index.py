@@ -5,10 +5,10 @@ the destination, and the rules for exactly these two; what else is in the set co
 
 Callers are split into *units*. Each Service and ThirdParty is one; so is each identity pattern of a rule; and so is
 each large set of names that rules select, so that a rule for a thousand callers is not copied a thousand times. A
-caller belongs to a few units, and a destination keeps one table of rules for each unit that may call it.
+caller belongs to a few units, and rules are kept by unit, destination and the first segment of their path.
 
 Guardrails are kept the same way. Everyone is a unit of its own, and what is forbidden everywhere stands in tables
-beside the destinations.
+of its own.
 
 # INVARIANT (immutable): nothing changes an index once it is compiled; it may be shared by any number of threads.
 # INVARIANT (order says nothing): an index answers the same whatever the order of files, documents and entries.
@@ -17,13 +17,13 @@ beside the destinations.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from authz.policy.garbage import collector_at_rest
 from authz.policy.host import DEFAULT_PORTS
 from authz.policy.identity_pattern import IdentityTable
 from authz.policy.operation import ALL, EVERY_OPERATION, GrpcOperation, HttpOperation
-from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule, entries_of
+from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule, RuleTable, Unit, entries_of
 from authz.policy.revocation import RevokedSerial, canonical_serial
 from authz.policy.route import PathTemplate
 from authz.policy.schema import Service
@@ -33,7 +33,7 @@ from authz.policy.window import ALWAYS, HORIZON_NS
 from authz.request import TlsVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from authz.identity.spiffe_id import SpiffeId, TrustDomain
     from authz.policy.host import ThirdPartyHost
@@ -47,15 +47,16 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Rule)
 P = TypeVar("P")
 
+#: The units that a policy's `from` stands for: names, and sets by their numbers.
+_Units: TypeAlias = frozenset[Unit]
 #: What policies say of one destination: units of callers, operations, and the policy.
-_Given: TypeAlias = "list[tuple[set[int], Iterable[HttpOperation | GrpcOperation], P]]"
+_Given: TypeAlias = "list[tuple[_Units, Iterable[HttpOperation | GrpcOperation], P]]"
 
 #: From so many callers on, a set of names becomes one unit instead of being spelled out for each of them.
 LARGE_SET: Final = 32
 #: The unit that every caller belongs to, known or not.
-EVERYONE: Final = -1
-#: One for all destinations that have none.
-_NO_TABLES: Final[Mapping[int, Any]] = {}
+EVERYONE: Final = "#everyone"
+_EVERYONE: Final[_Units] = frozenset({EVERYONE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +79,12 @@ class PolicyIndex:
     _exact_owners: dict[str, dict[str, Party]] = field(repr=False)
     _owners: IdentityTable[tuple[int, Party]] = field(repr=False)
     #: None where no rule selects identities
-    _selected: IdentityTable[tuple[int, frozenset[str] | None]] | None = field(repr=False)
+    _selected: IdentityTable[tuple[Unit, frozenset[str] | None]] | None = field(repr=False)
     _service_hosts: dict[str, Party] = field(repr=False)
     _third_party_hosts: dict[tuple[str, bool, int | None], Party] = field(repr=False)
-    _guards_everywhere: Mapping[int, EntryTable[Guard]] = field(repr=False)
+    _rules: RuleTable[Rule] = field(repr=False)
+    _guards: Mapping[tuple[Unit, str], EntryTable[Guard]] = field(repr=False)
+    _guards_everywhere: Mapping[Unit, EntryTable[Guard]] = field(repr=False)
 
     def has_service(self, name: str) -> bool:
         """Whether the set has a Service of this name."""
@@ -143,44 +146,36 @@ class PolicyIndex:
                     return found
         return None
 
-    def units(self, caller: SpiffeId, owner: Party | None) -> Sequence[int]:
+    def units(self, caller: SpiffeId, owner: Party | None) -> Sequence[Unit]:
         """Give the units of a caller, who belongs to `owner`."""
-        units = () if owner is None else owner.units
+        units: Sequence[Unit] = () if owner is None else (owner.name, *owner.sets)
         if self._selected is None:
             return units
         return (*units, *_selected_units(self._selected, caller, None if owner is None else owner.name))
 
     def matching_entries(
-        self, units: Iterable[int], destination: Party, method: str, segments: list[str], *, is_grpc: bool
+        self, units: Sequence[Unit], destination: Party, method: str, segments: list[str], *, is_grpc: bool
     ) -> list[Entry[Rule]]:
         """Give what the rules for these callers and this destination allow of this method and path."""
-        found: list[Entry[Rule]] = []
-        tables = destination.rules
-        for unit in units:
-            table = tables.get(unit)
-            if table is not None:
-                matching = table.meaning(method, segments, is_grpc=is_grpc)
-                found = found + matching if found else matching
-        return found
+        return self._rules.meaning(units, destination.name, method, segments, is_grpc=is_grpc)
 
-    def guards(self, units: Iterable[int], destination: Party, method: str, segments: list[str]) -> list[Guard]:
+    def guards(self, units: Sequence[Unit], destination: Party, method: str, segments: list[str]) -> list[Guard]:
         """Give the guards that mean what these callers do at this destination, whatever the time."""
-        there, everywhere = destination.guards, self._guards_everywhere
+        there, everywhere = self._guards, self._guards_everywhere
         if not there and not everywhere:
             return []
-        found = {
-            entry.rule.name: entry.rule
-            for unit in (*units, EVERYONE)
-            for each in (there, everywhere)
-            if (table := each.get(unit)) is not None
-            for entry in table.meaning(method, segments, is_grpc=False)
-        }
+        found: dict[str, Guard] = {}
+        for unit in (*units, EVERYONE):
+            for table in (there.get((unit, destination.name)), everywhere.get(unit)):
+                if table is not None:
+                    for entry in table.meaning(method, segments, is_grpc=False):
+                        found[entry.rule.name] = entry.rule
         return list(found.values())
 
 
 def _selected_units(
-    selected: IdentityTable[tuple[int, frozenset[str] | None]], caller: SpiffeId, owner: str | None
-) -> Iterator[int]:
+    selected: IdentityTable[tuple[Unit, frozenset[str] | None]], caller: SpiffeId, owner: str | None
+) -> Iterator[Unit]:
     for table in (selected.exact(caller), selected.matching(caller)):
         for unit, owners in table:
             if owners is None or owner in owners:
@@ -208,18 +203,17 @@ class _Compiler:
         self._spans: dict[Hours, OpenSpans] = {}
         self._named: dict[str, Service | ThirdParty] = {party.name: party for party in policy_set.parties}
         self._selection = Selection(policy_set)
-        self._unit_of: dict[object, int] = {}
+        self._set_units: dict[object, Unit] = {}
         self._windows: dict[Window, Window] = {}
-        self._units: dict[str, list[int]] = {name: [self._unit(name)] for name in self._named}
+        self._sets: dict[str, list[Unit]] = {name: [] for name in self._named}
         self._rules: dict[str, _Given[MicroPolicy]] = {name: [] for name in self._named}
         self._guards: dict[str, _Given[Guardrail]] = {name: [] for name in self._named}
-        self._guards_everywhere: _Given[Guardrail] = []
+        self._guards_everywhere: list[tuple[_Units, Guardrail]] = []
         self._rule_of: dict[str, Rule] = {}
         self._guard_of: dict[str, Guard] = {}
         self._methods: dict[frozenset[str], frozenset[str]] = {}
-        self._paths: dict[str, PathTemplate] = {}
         self._texts: dict[str, str] = {}
-        self._selected: IdentityTable[tuple[int, frozenset[str] | None]] = IdentityTable()
+        self._selected: IdentityTable[tuple[Unit, frozenset[str] | None]] = IdentityTable()
 
     def index(self) -> PolicyIndex:
         for policy in self._set.micro_policies:
@@ -251,7 +245,9 @@ class _Compiler:
             _first_identities=dict(_first_identities(self._set.services)),
             _exact_owners=exact_owners,
             _owners=owners,
-            _guards_everywhere=self._tables(self._guards_everywhere, GuardTable, self._guard),
+            _rules=self._rule_table(),
+            _guards=self._guard_tables(),
+            _guards_everywhere=self._guard_tables_everywhere(),
             _selected=None if self._selected.is_empty else self._selected,
             _service_hosts={
                 host: parties[service.name] for service in self._set.services for host in (service.name, *service.hosts)
@@ -278,10 +274,8 @@ class _Compiler:
             path_shapes=named.path_shapes,
             tls=TlsVersion.TLS_1_3 if isinstance(named, Service) else named.tls,
             observed=(mode or self._set.mesh.defaults.mode) is Mode.OBSERVE,
-            units=tuple(self._units[named.name]),
+            sets=tuple(self._sets[named.name]),
             api=api,
-            rules=self._tables(self._rules.pop(named.name), EntryTable, self._rule),
-            guards=self._tables(self._guards.pop(named.name), GuardTable, self._guard),
         )
 
     # --- rules and guards
@@ -293,9 +287,9 @@ class _Compiler:
 
     def _forbid(self, guardrail: Guardrail) -> None:
         callers = guardrail.callers
-        units = {EVERYONE} if callers is None else self._caller_units(self._selection.callers(callers))
+        units = _EVERYONE if callers is None else self._caller_units(self._selection.callers(callers))
         if guardrail.targets is None:
-            self._guards_everywhere.append((units, (EVERY_OPERATION,), guardrail))
+            self._guards_everywhere.append((units, guardrail))
             return
         for name, operations in self._destinations(guardrail.targets):
             self._guards[name].append((units, operations, guardrail))
@@ -304,7 +298,7 @@ class _Compiler:
         rule = self._rule_of.get(policy.name)
         if rule is None:
             rule = self._rule_of[policy.name] = Rule(
-                name=_own(policy.name),
+                name=_copy(policy.name),
                 window=self._window(policy.window),
                 enforced=policy.mode is Mode.ENFORCE,
                 conditions=policy.when,
@@ -316,7 +310,7 @@ class _Compiler:
         if guard is None:
             require = guardrail.require
             guard = self._guard_of[guardrail.name] = Guard(
-                name=_own(guardrail.name),
+                name=_copy(guardrail.name),
                 # Never expanded: past its horizon a rule is closed to everyone, and so must be what this forbids.
                 window=guardrail.window,
                 enforced=guardrail.mode is Mode.ENFORCE,
@@ -334,21 +328,39 @@ class _Compiler:
             self._windows[written] = window
         return window
 
-    def _tables(
-        self, given: _Given[P], new: Callable[[], EntryTable[R]], rule_of: Callable[[P], R]
-    ) -> Mapping[int, EntryTable[R]]:
-        """Give the table of each unit, made at once: what a decision reads together lies together in memory."""
-        tables: dict[int, EntryTable[R]] = {}
-        # The rules for a caller after each other; a decision of one caller then reads few pages.
-        for units, operations, policy in sorted(given, key=lambda each: min(each[0], default=EVERYONE)):
-            rule = rule_of(policy)
-            entries = [each for operation in operations for each in entries_of(self._own_operation(operation), rule)]
+    def _rule_table(self) -> RuleTable[Rule]:
+        """Give all rules, made after each other: what a decision reads together lies together in memory."""
+        rules: RuleTable[Rule] = RuleTable()
+        for destination in self._named:
+            for units, operations, policy in sorted(self._rules.pop(destination), key=_first_unit):
+                for segments, entry in self._entries(operations, self._rule(policy)):
+                    for unit in units:
+                        rules.add(unit, destination, segments, entry)
+        return rules
+
+    def _guard_tables(self) -> dict[tuple[Unit, str], EntryTable[Guard]]:
+        """Give what is forbidden at each destination."""
+        tables: dict[tuple[Unit, str], EntryTable[Guard]] = {}
+        for destination, given in self._guards.items():
+            for units, operations, guardrail in given:
+                entries = self._entries(operations, self._guard(guardrail))
+                for unit in units:
+                    tables.setdefault((unit, destination), GuardTable()).add_entries(entries)
+        return tables
+
+    def _guard_tables_everywhere(self) -> dict[Unit, EntryTable[Guard]]:
+        """Give what is forbidden at every destination."""
+        tables: dict[Unit, EntryTable[Guard]] = {}
+        for units, guardrail in self._guards_everywhere:
+            entries = self._entries((EVERY_OPERATION,), self._guard(guardrail))
             for unit in units:
-                table = tables.get(unit)
-                if table is None:
-                    table = tables[unit] = new()
-                table.add_entries(entries)
-        return tables or _NO_TABLES
+                tables.setdefault(unit, GuardTable()).add_entries(entries)
+        return tables
+
+    def _entries(
+        self, operations: Iterable[HttpOperation | GrpcOperation], rule: R
+    ) -> list[tuple[Sequence[str] | None, Entry[R]]]:
+        return [each for operation in operations for each in entries_of(self._own_operation(operation), rule)]
 
     def _own_operation(self, operation: HttpOperation | GrpcOperation) -> HttpOperation | GrpcOperation:
         """Give an operation with texts of our own; equal ones, of which there are many, are one value."""
@@ -357,15 +369,17 @@ class _Compiler:
         methods, paths = operation.methods, operation.paths
         return HttpOperation(
             methods=methods if methods is ALL else self._methods.setdefault(methods, methods),
-            paths=paths if paths is ALL else tuple([self._own_path(path) for path in paths]),
+            paths=paths if paths is ALL else tuple(map(self._own_path, paths)),
         )
 
     def _own_path(self, path: PathTemplate) -> PathTemplate:
-        own = self._paths.get(path.text)
+        segments = tuple(map(self._own_text, path.segments))
+        return PathTemplate(text=self._own_text(path.text), segments=segments)
+
+    def _own_text(self, text: str) -> str:
+        own = self._texts.get(text)
         if own is None:
-            texts = self._texts
-            segments = tuple([texts.get(each) or texts.setdefault(each, _own(each)) for each in path.segments])
-            own = self._paths[path.text] = PathTemplate(text=_own(path.text), segments=segments)
+            own = self._texts[text] = _copy(text)
         return own
 
     def _destinations(
@@ -374,30 +388,34 @@ class _Compiler:
         for target in targets:
             yield from self._selection.targets(target).items()
 
-    def _caller_units(self, callers: Callers) -> set[int]:
+    def _caller_units(self, callers: Callers) -> _Units:
         """Give the units that a rule's `from` stands for."""
-        units: set[int] = set()
+        sets = set()
         for selected in callers.identities:
-            known = selected in self._unit_of
-            unit = self._unit(selected)
-            units.add(unit)
-            if not known:
+            unit, is_new = self._set_of(selected)
+            sets.add(unit)
+            if is_new:
                 self._selected.add(selected.pattern, (unit, selected.owners))
         if len(callers.names) < LARGE_SET:
-            return units | {self._unit(name) for name in callers.names}
-        known = callers.names in self._unit_of
-        unit = self._unit(callers.names)
-        units.add(unit)
-        if not known:
+            return callers.names | sets
+        unit, is_new = self._set_of(callers.names)
+        if is_new:
             for name in callers.names:
-                self._units[name].append(unit)
-        return units
+                self._sets[name].append(unit)
+        return frozenset({*sets, unit})
 
-    def _unit(self, key: object) -> int:
-        return self._unit_of.setdefault(key, len(self._unit_of))
+    def _set_of(self, callers: object) -> tuple[Unit, bool]:
+        """Give the unit of a set of callers, and whether it is a new one."""
+        new = f"#{len(self._set_units)}"
+        unit = self._set_units.setdefault(callers, new)
+        return unit, unit is new
 
 
-def _own(text: str) -> str:
+def _first_unit(given: tuple[_Units, object, object]) -> Unit:
+    return min(given[0], default="")
+
+
+def _copy(text: str) -> str:
     """Give a copy of a text that lies beside what is made now, not where its file was read."""
     return text.encode().decode()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: The segments that are left of one template, and then its values.
-_Tail: TypeAlias = tuple[tuple[str, ...], *tuple[T, ...]]
+Tail: TypeAlias = tuple[tuple[str, ...], *tuple[T, ...]]
 #: Tails that most templates end in: one of each for all tries.
 _ONE_SEGMENT: Final = (ANY_SEGMENT,)
 _USUAL_TAILS: Final[dict[tuple[str, ...], tuple[str, ...]]] = {each: each for each in ((), _ONE_SEGMENT, (REST,))}
@@ -32,8 +32,8 @@ class SegmentTrie(Generic[T]):
     __slots__ = ("any_segment", "here", "literal", "rest")
 
     def __init__(self) -> None:
-        self.literal: dict[str, SegmentTrie[T] | _Tail[T]] | None = None
-        self.any_segment: SegmentTrie[T] | _Tail[T] | None = None
+        self.literal: dict[str, SegmentTrie[T] | Tail[T]] | None = None
+        self.any_segment: SegmentTrie[T] | Tail[T] | None = None
         #: values of the templates that end here
         self.here: list[T] | None = None
         #: values of the templates whose last segment takes all the rest
@@ -65,14 +65,13 @@ class SegmentTrie(Generic[T]):
             node.here = []
         node.here.append(value)
 
-    def matching(self, segments: list[str]) -> list[T]:
-        """Give the values of every template that matches a path with these decoded segments."""
+    def matching(self, segments: list[str], depth: int = 0) -> list[T]:
+        """Give the values of every template that matches the decoded segments of a path, from `depth` on."""
         found: list[T] = []
         length = len(segments)
-        # `{**}` takes non-empty segments only: it cannot begin at or before the last empty one.
-        rest_from = length - segments[::-1].index("") if "" in segments else 0
+        rest_from = _rest_from(segments)
         open_nodes: list[tuple[SegmentTrie[T], int]] = []
-        node, depth = self, 0
+        node = self
         while True:
             if depth == length:
                 if node.here is not None:
@@ -95,13 +94,13 @@ class SegmentTrie(Generic[T]):
                 return found
             node, depth = open_nodes.pop()
 
-    def child(self, segment: str) -> SegmentTrie[T] | _Tail[T] | None:
+    def child(self, segment: str) -> SegmentTrie[T] | Tail[T] | None:
         """Give what stands behind a segment of a template."""
         if segment == ANY_SEGMENT:
             return self.any_segment
         return None if self.literal is None else self.literal.get(segment)
 
-    def put(self, segment: str, child: SegmentTrie[T] | _Tail[T]) -> None:
+    def put(self, segment: str, child: SegmentTrie[T] | Tail[T]) -> None:
         """Set what stands behind a segment of a template."""
         if segment == ANY_SEGMENT:
             self.any_segment = child
@@ -111,7 +110,26 @@ class SegmentTrie(Generic[T]):
         self.literal[segment] = child
 
 
-def _parted(tail: _Tail[T]) -> SegmentTrie[T]:
+def grown(child: SegmentTrie[T] | Tail[T] | None, template: tuple[str, ...], value: T) -> SegmentTrie[T] | Tail[T]:
+    """Give what stands behind a segment with one more template added; a tail becomes a node where two part."""
+    if child is None:
+        return (_USUAL_TAILS.get(template, template), value)
+    if isinstance(child, tuple):
+        if child[0] == template and len(child) <= _LONGEST_TAIL:
+            return (*child, value)
+        child = _parted(child)
+    child.add(template, value)
+    return child
+
+
+def matching_below(child: SegmentTrie[T] | Tail[T], segments: list[str], depth: int) -> Sequence[T]:
+    """Give the values behind a segment whose templates match the segments from `depth` on."""
+    if not isinstance(child, tuple):
+        return child.matching(segments, depth)
+    return child[1:] if _fits(child[0], segments, depth, _rest_from(segments)) else ()
+
+
+def _parted(tail: Tail[T]) -> SegmentTrie[T]:
     """Give a node for a tail that another template parts from."""
     segments, *values = tail
     node: SegmentTrie[T] = SegmentTrie()
@@ -123,6 +141,11 @@ def _parted(tail: _Tail[T]) -> SegmentTrie[T]:
         left = segments[1:]
         node.put(segments[0], (_USUAL_TAILS.get(left, left), *values))
     return node
+
+
+def _rest_from(segments: list[str]) -> int:
+    """Give where `{**}` may begin: it takes non-empty segments only, so not at or before the last empty one."""
+    return len(segments) - segments[::-1].index("") if "" in segments else 0
 
 
 def _fits(tail: tuple[str, ...], segments: list[str], depth: int, rest_from: int) -> bool:
