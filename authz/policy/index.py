@@ -222,6 +222,7 @@ class _Compiler:
             self._forbid(guardrail)
         mesh = self._set.mesh
         parties = {name: self._party(party) for name, party in self._named.items()}
+        rules = self._rule_table()
         exact_owners: dict[str, dict[str, Party]] = {}
         owners: IdentityTable[tuple[int, Party]] = IdentityTable()
         for name, party in self._named.items():
@@ -237,6 +238,7 @@ class _Compiler:
             or any(each.mode is Mode.OBSERVE for each in self._set.guardrails),
             has_conditions=any(each.when for each in self._set.micro_policies)
             or any(each.when for each in self._set.guardrails),
+            # Known once all rules are made.
             exact_until_ns=min((spans.until_ns - HORIZON_NS for spans in self._spans.values()), default=None),
             trust_domains=frozenset(mesh.trust_domains),
             _revoked_ids=frozenset(each for each in mesh.revoked if not isinstance(each, RevokedSerial)),
@@ -245,7 +247,7 @@ class _Compiler:
             _first_identities=dict(_first_identities(self._set.services)),
             _exact_owners=exact_owners,
             _owners=owners,
-            _rules=self._rule_table(),
+            _rules=rules,
             _guards=self._guard_tables(),
             _guards_everywhere=self._guard_tables_everywhere(),
             _selected=None if self._selected.is_empty else self._selected,
