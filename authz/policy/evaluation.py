@@ -17,7 +17,7 @@ from authz.policy.deadline import valid_until_ns
 from authz.policy.host import is_well_formed, requested_host
 from authz.policy.party import GRPC_METHOD, most_literal
 from authz.policy.route import NO_SHAPES, grpc_path, is_grpc_content_type, is_method, path_segments
-from authz.policy.ruling import Matched, Ruling, ruling_at
+from authz.policy.ruling import Matched, Ruling, ruling_at, takes_out
 from authz.request import Direction
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def _decided(asked: _Asked, identity: SpiffeId, destination: Party, segments: li
     if guards:
         tls = _tls(call, destination)
         forbidding = [guard for guard in guards if guard.forbids(tls)]
-        limiting = [guard for guard in guards if guard.max_window_ns is not None]
+        # A Guardrail that takes out none of the rules has no say.
+        limiting = [guard for guard in guards if any(takes_out(guard, rule, parties) for rule in rules)]
     matched = Matched(
         parties=parties,
         rules=rules,

@@ -166,7 +166,7 @@ class PolicyIndex:
             return []
         found: dict[str, Guard] = {}
         for unit in (*units, EVERYONE):
-            for table in (there.get((unit, destination.name)), everywhere.get(unit)):
+            for table in (there.get((unit, destination.name)) if there else None, everywhere.get(unit)):
                 if table is not None:
                     for entry in table.meaning(method, segments, is_grpc=False):
                         found[entry.rule.name] = entry.rule
