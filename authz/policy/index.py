@@ -375,7 +375,8 @@ class _Compiler:
         )
 
     def _own_path(self, path: PathTemplate) -> PathTemplate:
-        segments = tuple(map(self._own_text, path.segments))
+        # The first segment becomes part of a longer text.
+        segments = (path.segments[0], *map(self._own_text, path.segments[1:]))
         return PathTemplate(text=self._own_text(path.text), segments=segments)
 
     def _own_text(self, text: str) -> str:
