@@ -127,7 +127,9 @@ def test_a_rule_for_very_many_callers_is_for_each_of_them() -> None:
 
 
 def test_spaces_in_a_path_are_of_the_path() -> None:
-    policy_set = parsed(service("a"), service("b"), rule("r", operations="[{methods: [GET], paths: ['/b c', '/b/{x}']}]"))
+    policy_set = parsed(
+        service("a"), service("b"), rule("r", operations="[{methods: [GET], paths: ['/b c', '/b/{x}']}]")
+    )
     for path, reason in (("/b%20c", Reason.ALLOWED), ("/b/c%20d", Reason.ALLOWED), ("/c", Reason.NO_POLICY)):
         assert answer(policy_set, path=path).reason is reason, path
 
