@@ -26,29 +26,43 @@ def valid_until_ns(matched: Matched, now_ns: int, *, allowed: bool) -> int | Non
     """Give the first instant after `now_ns`, within 366 days, at which the call gets the other verdict."""
     if matched.closed_tunnel:
         return None
+    if matched.limiting or matched.observed or (matched.forbidding and not allowed):
+        return _guarded_until_ns(matched, now_ns, allowed=allowed)
+    end_ns = _unguarded_until_ns(matched, now_ns, allowed=allowed)
+    for guard in matched.forbidding:
+        opening_ns = guard.window.next_opening_ns(now_ns)
+        if opening_ns is not None and (end_ns is None or opening_ns < end_ns):
+            end_ns = opening_ns
+    return _within_horizon(end_ns, now_ns)
+
+
+def _unguarded_until_ns(matched: Matched, now_ns: int, *, allowed: bool) -> int | None:
+    """Give the same where neither Guardrails nor observe mode have a say."""
+    if not matched.parties:
+        if not matched.rules:
+            return None
+        if allowed and len(matched.rules) == 1:
+            # The usual case is one rule, whose span ends beyond what is looked at.
+            end_ns = matched.rules[0].window.open_until_ns(now_ns)
+            if end_ns is None or end_ns > now_ns + HORIZON_NS:
+                return None
+    rules = [rule.window for rule in matched.rules]
     parties = [party.window for party in matched.parties]
-    if not (matched.forbidding or matched.limiting or matched.observed):
-        rules = [rule.window for rule in matched.rules]
-        return (allowed_until_ns if allowed else denied_until_ns)(rules, parties, now_ns)
-    return _guarded_until_ns(matched, parties, now_ns, allowed=allowed)
+    return (allowed_until_ns if allowed else denied_until_ns)(rules, parties, now_ns)
 
 
-def _guarded_until_ns(matched: Matched, parties: Sequence[Window], now_ns: int, *, allowed: bool) -> int | None:
+def _guarded_until_ns(matched: Matched, now_ns: int, *, allowed: bool) -> int | None:
     """Give the same where Guardrails or observe mode have a say."""
+    parties = [party.window for party in matched.parties]
     forbidding = [guard.window for guard in matched.forbidding]
     if any(window.always for window in forbidding):
         return None
     free, limited, taken_out = _by_guards(matched)
     if matched.observed and not taken_out:
         free, limited = [ALWAYS], []
-    if not (limited or (matched.observed and taken_out)):
-        # The usual cases are answered without looking at all windows together.
-        if not forbidding:
-            return (allowed_until_ns if allowed else denied_until_ns)(free, parties, now_ns)
-        if allowed:
-            openings_ns = [window.next_opening_ns(now_ns) for window in forbidding]
-            ends_ns = [allowed_until_ns(free, parties, now_ns), *openings_ns]
-            return _within_horizon(min((each for each in ends_ns if each is not None), default=None), now_ns)
+    if not limited and not forbidding and not (matched.observed and taken_out):
+        # The usual case is answered without looking at all windows together.
+        return (allowed_until_ns if allowed else denied_until_ns)(free, parties, now_ns)
     allowing = [*limited, *(Open(window) for window in joined(free, now_ns))]
     if matched.observed:  # whatever nobody allows goes on; only what a Guardrail takes out does not
         allowing.append(Not(AnyOf(taken_out)))
@@ -64,6 +78,8 @@ def _guarded_until_ns(matched: Matched, parties: Sequence[Window], now_ns: int, 
 
 def _by_guards(matched: Matched) -> tuple[list[Window], list[Timeline], list[Timeline]]:
     """Give the windows of the rules that no Guardrail takes out, when others allow, and when others are taken out."""
+    if not matched.limiting:
+        return [rule.window for rule in matched.rules], [], []
     free: list[Window] = []
     allowing: list[Timeline] = []
     taken_out: list[Timeline] = []

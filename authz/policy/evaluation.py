@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from authz.decision import Decision, Reason, Shadow, Verdict
+from authz.decision import Decision, Reason, Shadow
 from authz.policy.condition import CallFacts
 from authz.policy.deadline import valid_until_ns
 from authz.policy.host import is_well_formed, requested_host
 from authz.policy.party import GRPC_METHOD, most_literal
 from authz.policy.route import NO_SHAPES, grpc_path, is_grpc_content_type, is_method, path_segments
-from authz.policy.ruling import Matched, Ruling, ruling_at
+from authz.policy.ruling import Matched, Ruling, ruling_at, takes_out
 from authz.request import Direction
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Opens an opaque tunnel: outbound only, and only where the caller's Service says so.
 CONNECT: Final = "CONNECT"
+#: Python 3.11 runs code of its own for each member that is read from an Enum; this one is read for every call.
+_INBOUND: Final = Direction.INBOUND
 
 
 def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
@@ -74,18 +76,17 @@ class _Asked:
         shadow: Shadow | None = None,
     ) -> Decision:
         """Give the answer with everything that the record of the call needs."""
-        caller_service, caller_third_party = _names(self.caller)
-        destination_service, destination_third_party = _names(self.destination)
+        caller, destination = self.caller, self.destination
         return Decision(
-            reason=reason,
-            policy=policy,
-            revision=self.index.revision,
-            valid_until_ns=valid_until_ns,
-            shadow=shadow,
-            caller_service=caller_service,
-            caller_third_party=caller_third_party,
-            destination_service=destination_service,
-            destination_third_party=destination_third_party,
+            reason,
+            policy,
+            self.index.revision,
+            valid_until_ns,
+            shadow,
+            caller_service=None if caller is None or not caller.is_service else caller.name,
+            caller_third_party=None if caller is None or caller.is_service else caller.name,
+            destination_service=None if destination is None or not destination.is_service else destination.name,
+            destination_third_party=None if destination is None or destination.is_service else destination.name,
             route=route,
         )
 
@@ -99,7 +100,7 @@ def _names(party: Party | None) -> tuple[str | None, str | None]:
 
 def called_party(index: PolicyIndex, call: Call) -> Party | None:
     """Find what is called: inbound the Service whose sidecar asks, outbound what the host names."""
-    if call.direction is Direction.INBOUND:
+    if call.direction is _INBOUND:
         return index.service(call.service)
     requested = requested_host(call.host) if is_well_formed(call.host) else None
     return None if requested is None else index.destination(*requested)
@@ -168,7 +169,7 @@ def _decided(asked: _Asked, destination: Party, segments: list[str], now_ns: int
     )
     units = index.units(call.caller, asked.caller)
     guards = index.guards(units, destination, call.method, segments)
-    parties = [party for party in (asked.caller, destination) if party is not None and not party.is_service]
+    parties = [each for each in (asked.caller, destination) if each is not None and not each.is_service]
     entries = index.matching_entries(units, destination, call.method, segments, is_grpc=is_grpc)
     if index.has_conditions:
         entries, guards = _whose_conditions_hold(asked, destination, segments, entries, guards)
@@ -180,7 +181,8 @@ def _decided(asked: _Asked, destination: Party, segments: list[str], now_ns: int
     if guards:
         tls = _tls(call, destination)
         forbidding = [guard for guard in guards if guard.forbids(tls)]
-        limiting = [guard for guard in guards if guard.max_window_ns is not None]
+        # A Guardrail that takes out none of the rules has no say.
+        limiting = [guard for guard in guards if any(takes_out(guard, rule, parties) for rule in rules)]
     matched = Matched(
         parties=parties,
         rules=rules,
@@ -199,7 +201,7 @@ def _decided(asked: _Asked, destination: Party, segments: list[str], now_ns: int
     return asked.answer(
         ruling.reason,
         ruling.policy,
-        valid_until_ns(matched, now_ns, allowed=ruling.reason.verdict is Verdict.ALLOW),
+        valid_until_ns(matched, now_ns, allowed=ruling.reason.allows),
         _route(call, destination, segments, [entry for entry in entries if entry.rule is ruling.rule], is_grpc=is_grpc),
         shadow,
     )
@@ -280,7 +282,7 @@ def _route(
     """Give the template that stands for the call in records: the destination's own, else the deciding rule's."""
     if call.method == CONNECT:
         return None
-    offered = destination.api.matching(call.method, segments, is_grpc=is_grpc)
+    offered = None if destination.api is None else destination.api.meaning(call.method, segments, is_grpc=is_grpc)
     entry = most_literal(offered or deciding)
     if entry is None:
         return None

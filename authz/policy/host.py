@@ -21,7 +21,7 @@ MAX_NAME_CHARACTERS: Final = 253
 DEFAULT_PORTS: Final = frozenset({None, 80, 443})
 _LAST_PORT: Final = 65_535
 
-_WELL_FORMED: Final = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+_WELL_FORMED: Final = re.compile(r"[A-Za-z0-9._:\[\]-]+").fullmatch
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 # WHATWG URL 3.5: what ends in a number, decimal or hexadecimal, is an IPv4 address and no name.
@@ -137,7 +137,7 @@ def canonical_name(text: str) -> str:
 
 def is_well_formed(host: str) -> bool:
     """Whether a Host header has only what a name, an address and a port are made of; the rest is `malformed`."""
-    return _WELL_FORMED.fullmatch(host) is not None
+    return _WELL_FORMED(host) is not None
 
 
 def requested_host(host: str) -> tuple[str, int | None] | None:

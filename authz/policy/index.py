@@ -5,10 +5,10 @@ the destination, and the rules for exactly these two; what else is in the set co
 
 Callers are split into *units*. Each Service and ThirdParty is one; so is each identity pattern of a rule; and so is
 each large set of names that rules select, so that a rule for a thousand callers is not copied a thousand times. A
-caller belongs to a few units, and a destination keeps one table of rules for each unit that may call it.
+caller belongs to a few units, and rules are kept by unit, destination and the first segment of their path.
 
 Guardrails are kept the same way. Everyone is a unit of its own, and what is forbidden everywhere stands in tables
-beside the destinations.
+of its own.
 
 # INVARIANT (immutable): nothing changes an index once it is compiled; it may be shared by any number of threads.
 # INVARIANT (order says nothing): an index answers the same whatever the order of files, documents and entries.
@@ -17,14 +17,15 @@ beside the destinations.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from authz.policy.garbage import collector_at_rest
 from authz.policy.host import DEFAULT_PORTS
 from authz.policy.identity_pattern import IdentityTable
-from authz.policy.operation import EVERY_OPERATION
-from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule
+from authz.policy.operation import ALL, EVERY_OPERATION, GrpcOperation, HttpOperation
+from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule, RuleTable, Unit, entries_of
 from authz.policy.revocation import RevokedSerial, canonical_serial
+from authz.policy.route import PathTemplate
 from authz.policy.schema import Service
 from authz.policy.schema_fields import Evidence, Mode
 from authz.policy.selection import Selection
@@ -32,12 +33,11 @@ from authz.policy.window import ALWAYS, HORIZON_NS
 from authz.request import TlsVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from authz.identity.spiffe_id import SpiffeId, TrustDomain
     from authz.policy.host import ThirdPartyHost
     from authz.policy.hours import Hours, OpenSpans
-    from authz.policy.operation import GrpcOperation, HttpOperation
     from authz.policy.party import Entry
     from authz.policy.policy_set import PolicySet
     from authz.policy.schema import Guardrail, MicroPolicy, TargetSelector, ThirdParty
@@ -45,11 +45,18 @@ if TYPE_CHECKING:
     from authz.policy.window import Window
 
 R = TypeVar("R", bound=Rule)
+P = TypeVar("P")
+
+#: The units that a policy's `from` stands for: names, and sets by their numbers.
+_Units: TypeAlias = frozenset[Unit]
+#: What policies say of one destination: units of callers, operations, and the policy.
+_Given: TypeAlias = "list[tuple[_Units, Iterable[HttpOperation | GrpcOperation], P]]"
 
 #: From so many callers on, a set of names becomes one unit instead of being spelled out for each of them.
 LARGE_SET: Final = 32
 #: The unit that every caller belongs to, known or not.
-EVERYONE: Final = -1
+EVERYONE: Final = "#everyone"
+_EVERYONE: Final[_Units] = frozenset({EVERYONE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +76,16 @@ class PolicyIndex:
     _services: dict[str, Party] = field(repr=False)
     _certified: dict[str, Party] = field(repr=False)
     _first_identities: dict[str, SpiffeId] = field(repr=False)
+    #: by trust domain and path: who is called by an exact ID is found without a step of ours
+    _exact_owners: dict[str, dict[str, Party]] = field(repr=False)
     _owners: IdentityTable[tuple[int, Party]] = field(repr=False)
-    _selected: IdentityTable[tuple[int, frozenset[str] | None]] = field(repr=False)
+    #: None where no rule selects identities
+    _selected: IdentityTable[tuple[Unit, frozenset[str] | None]] | None = field(repr=False)
     _service_hosts: dict[str, Party] = field(repr=False)
     _third_party_hosts: dict[tuple[str, bool, int | None], Party] = field(repr=False)
-    _guards_everywhere: dict[int, EntryTable[Guard]] = field(repr=False)
+    _rules: RuleTable[Rule] = field(repr=False)
+    _guards: Mapping[tuple[Unit, str], EntryTable[Guard]] = field(repr=False)
+    _guards_everywhere: Mapping[Unit, EntryTable[Guard]] = field(repr=False)
 
     def has_service(self, name: str) -> bool:
         """Whether the set has a Service of this name."""
@@ -94,9 +106,11 @@ class PolicyIndex:
 
     def owner(self, spiffe_id: SpiffeId) -> Party | None:
         """Give the Service or ThirdParty that an ID belongs to: an exact entry first, then the most literal pattern."""
-        exact = self._owners.exact(spiffe_id)
-        if exact:
-            return exact[0][1]
+        exact = self._exact_owners.get(spiffe_id.trust_domain.name)
+        if exact is not None:
+            found_exactly = exact.get(spiffe_id.path)
+            if found_exactly is not None:
+                return found_exactly
         best: tuple[int, Party] | None = None
         for found in self._owners.matching(spiffe_id):
             if best is None or found[0] > best[0]:
@@ -137,43 +151,40 @@ class PolicyIndex:
                     return found
         return None
 
-    def units(self, caller: SpiffeId | None, owner: Party | None) -> Sequence[int]:
+    def units(self, caller: SpiffeId | None, owner: Party | None) -> Sequence[Unit]:
         """Give the units of a caller, who belongs to `owner`; without a SPIFFE ID, no pattern selects it."""
-        units = () if owner is None else owner.units
-        if self._selected.is_empty or caller is None:
+        units: Sequence[Unit] = () if owner is None else (owner.name, *owner.sets)
+        if self._selected is None or caller is None:
             return units
-        return (*units, *self._selected_units(caller, None if owner is None else owner.name))
+        return (*units, *_selected_units(self._selected, caller, None if owner is None else owner.name))
 
     def matching_entries(
-        self, units: Iterable[int], destination: Party, method: str, segments: list[str], *, is_grpc: bool
+        self, units: Sequence[Unit], destination: Party, method: str, segments: list[str], *, is_grpc: bool
     ) -> list[Entry[Rule]]:
         """Give what the rules for these callers and this destination allow of this method and path."""
-        found: list[Entry[Rule]] = []
-        for unit in units:
-            table = destination.rules.get(unit)
-            if table is not None:
-                found += table.matching(method, segments, is_grpc=is_grpc)
-        return found
+        return self._rules.meaning(units, destination.name, method, segments, is_grpc=is_grpc)
 
-    def guards(self, units: Iterable[int], destination: Party, method: str, segments: list[str]) -> list[Guard]:
+    def guards(self, units: Sequence[Unit], destination: Party, method: str, segments: list[str]) -> list[Guard]:
         """Give the guards that mean what these callers do at this destination, whatever the time."""
-        tables = [tables for tables in (destination.guards, self._guards_everywhere) if tables]
-        if not tables:
+        there, everywhere = self._guards, self._guards_everywhere
+        if not there and not everywhere:
             return []
-        found = {
-            entry.rule.name: entry.rule
-            for unit in (*units, EVERYONE)
-            for each in tables
-            if (table := each.get(unit)) is not None
-            for entry in table.matching(method, segments, is_grpc=False)
-        }
+        found: dict[str, Guard] = {}
+        for unit in (*units, EVERYONE):
+            for table in (there.get((unit, destination.name)) if there else None, everywhere.get(unit)):
+                if table is not None:
+                    for entry in table.meaning(method, segments, is_grpc=False):
+                        found[entry.rule.name] = entry.rule
         return list(found.values())
 
-    def _selected_units(self, caller: SpiffeId, owner: str | None) -> Iterator[int]:
-        for table in (self._selected.exact(caller), self._selected.matching(caller)):
-            for unit, owners in table:
-                if owners is None or owner in owners:
-                    yield unit
+
+def _selected_units(
+    selected: IdentityTable[tuple[Unit, frozenset[str] | None]], caller: SpiffeId, owner: str | None
+) -> Iterator[Unit]:
+    for table in (selected.exact(caller), selected.matching(caller)):
+        for unit, owners in table:
+            if owners is None or owner in owners:
+                yield unit
 
 
 def compile_index(policy_set: PolicySet, around_ns: int | None = None) -> PolicyIndex:
@@ -197,25 +208,34 @@ class _Compiler:
         self._spans: dict[Hours, OpenSpans] = {}
         self._named: dict[str, Service | ThirdParty] = {party.name: party for party in policy_set.parties}
         self._selection = Selection(policy_set)
-        self._unit_of: dict[object, int] = {}
+        self._set_units: dict[object, Unit] = {}
         self._windows: dict[Window, Window] = {}
-        self._units: dict[str, list[int]] = {name: [self._unit(name)] for name in self._named}
-        self._rules: dict[str, dict[int, EntryTable[Rule]]] = {name: {} for name in self._named}
-        self._guards: dict[str, dict[int, EntryTable[Guard]]] = {name: {} for name in self._named}
-        self._guards_everywhere: dict[int, EntryTable[Guard]] = {}
-        self._selected: IdentityTable[tuple[int, frozenset[str] | None]] = IdentityTable()
+        self._sets: dict[str, list[Unit]] = {name: [] for name in self._named}
+        self._rules: dict[str, _Given[MicroPolicy]] = {name: [] for name in self._named}
+        self._guards: dict[str, _Given[Guardrail]] = {name: [] for name in self._named}
+        self._guards_everywhere: list[tuple[_Units, Guardrail]] = []
+        self._rule_of: dict[str, Rule] = {}
+        self._guard_of: dict[str, Guard] = {}
+        self._methods: dict[frozenset[str], frozenset[str]] = {}
+        self._texts: dict[str, str] = {}
+        self._selected: IdentityTable[tuple[Unit, frozenset[str] | None]] = IdentityTable()
 
     def index(self) -> PolicyIndex:
         for policy in self._set.micro_policies:
-            self._add(policy)
+            self._allow(policy)
         for guardrail in self._set.guardrails:
-            self._guard(guardrail)
+            self._forbid(guardrail)
         mesh = self._set.mesh
         parties = {name: self._party(party) for name, party in self._named.items()}
+        rules = self._rule_table()
+        exact_owners: dict[str, dict[str, Party]] = {}
         owners: IdentityTable[tuple[int, Party]] = IdentityTable()
         for name, party in self._named.items():
             for pattern in party.identities:
-                owners.add(pattern, (pattern.literals, parties[name]))
+                if pattern.exact is None:
+                    owners.add(pattern, (pattern.literals, parties[name]))
+                else:
+                    exact_owners.setdefault(pattern.trust_domain.name, {})[pattern.exact.path] = parties[name]
         return PolicyIndex(
             revision=self._set.revision,
             observes=any(party.observed for party in parties.values())
@@ -223,6 +243,7 @@ class _Compiler:
             or any(each.mode is Mode.OBSERVE for each in self._set.guardrails),
             has_conditions=any(each.when for each in self._set.micro_policies)
             or any(each.when for each in self._set.guardrails),
+            # Known once all rules are made.
             exact_until_ns=min((spans.until_ns - HORIZON_NS for spans in self._spans.values()), default=None),
             trust_domains=frozenset(mesh.trust_domains),
             _revoked_ids=frozenset(each for each in mesh.revoked if not isinstance(each, RevokedSerial)),
@@ -230,9 +251,12 @@ class _Compiler:
             _services={service.name: parties[service.name] for service in self._set.services},
             _certified={each.name: parties[each.name] for each in self._set.third_parties if each.certificates},
             _first_identities=dict(_first_identities(self._set.services)),
+            _exact_owners=exact_owners,
             _owners=owners,
-            _guards_everywhere=self._guards_everywhere,
-            _selected=self._selected,
+            _rules=rules,
+            _guards=self._guard_tables(),
+            _guards_everywhere=self._guard_tables_everywhere(),
+            _selected=None if self._selected.is_empty else self._selected,
             _service_hosts={
                 host: parties[service.name] for service in self._set.services for host in (service.name, *service.hosts)
             },
@@ -244,9 +268,11 @@ class _Compiler:
         )
 
     def _party(self, named: Service | ThirdParty) -> Party:
-        api: EntryTable[Rule] = EntryTable()
+        api: EntryTable[Rule] | None = None
         for entry in named.api if isinstance(named, Service) else ():
-            api.add(entry.operation, Rule(name=entry.name, window=ALWAYS))
+            if api is None:
+                api = EntryTable()
+            api.add_operation(entry.operation, Rule(name=entry.name, window=ALWAYS))
         mode = named.mode if isinstance(named, Service) else None
         return Party(
             name=named.name,
@@ -260,45 +286,114 @@ class _Compiler:
             accepts_jwt=isinstance(named, Service) and Evidence.JWT_SVID in named.accepts,
             forwarders=frozenset(named.forwarders) if isinstance(named, Service) else frozenset(),
             tunnels=named.tunnels if isinstance(named, Service) else frozenset(),
-            units=tuple(self._units[named.name]),
+            sets=tuple(self._sets[named.name]),
             api=api,
-            rules=self._rules[named.name],
-            guards=self._guards[named.name],
         )
 
     # --- rules and guards
 
-    def _add(self, policy: MicroPolicy) -> None:
-        # Rules that share a window, as many do, share one value of it: what is decided most stays in the caches.
-        window = self._windows.get(policy.window)
-        if window is None:
-            window = policy.window
-            if self._around_ns is not None:
-                window = window.expanded(self._around_ns, self._spans)
-            self._windows[policy.window] = window
-        rule = Rule(name=policy.name, window=window, enforced=policy.mode is Mode.ENFORCE, conditions=policy.when)
+    def _allow(self, policy: MicroPolicy) -> None:
         units = self._caller_units(self._selection.callers(policy.callers))
         for name, operations in self._destinations(policy.targets):
-            _add_to(self._rules[name], EntryTable[Rule], units, operations, rule)
+            self._rules[name].append((units, operations, policy))
 
-    def _guard(self, guardrail: Guardrail) -> None:
-        require = guardrail.require
-        guard = Guard(
-            name=guardrail.name,
-            # Never expanded: past its horizon a rule is closed to everyone, and so must be what a Guardrail forbids.
-            window=guardrail.window,
-            enforced=guardrail.mode is Mode.ENFORCE,
-            conditions=guardrail.when,
-            tls=None if require is None else require.tls,
-            max_window_ns=None if require is None else require.max_window_ns,
-        )
+    def _forbid(self, guardrail: Guardrail) -> None:
         callers = guardrail.callers
-        units = {EVERYONE} if callers is None else self._caller_units(self._selection.callers(callers))
+        units = _EVERYONE if callers is None else self._caller_units(self._selection.callers(callers))
         if guardrail.targets is None:
-            _add_to(self._guards_everywhere, GuardTable, units, (EVERY_OPERATION,), guard)
+            self._guards_everywhere.append((units, guardrail))
             return
         for name, operations in self._destinations(guardrail.targets):
-            _add_to(self._guards[name], GuardTable, units, operations, guard)
+            self._guards[name].append((units, operations, guardrail))
+
+    def _rule(self, policy: MicroPolicy) -> Rule:
+        rule = self._rule_of.get(policy.name)
+        if rule is None:
+            rule = self._rule_of[policy.name] = Rule(
+                name=_copy(policy.name),
+                window=self._window(policy.window),
+                enforced=policy.mode is Mode.ENFORCE,
+                conditions=policy.when,
+            )
+        return rule
+
+    def _guard(self, guardrail: Guardrail) -> Guard:
+        guard = self._guard_of.get(guardrail.name)
+        if guard is None:
+            require = guardrail.require
+            guard = self._guard_of[guardrail.name] = Guard(
+                name=_copy(guardrail.name),
+                # Never expanded: past its horizon a rule is closed to everyone, and so must be what this forbids.
+                window=guardrail.window,
+                enforced=guardrail.mode is Mode.ENFORCE,
+                conditions=guardrail.when,
+                tls=None if require is None else require.tls,
+                max_window_ns=None if require is None else require.max_window_ns,
+            )
+        return guard
+
+    def _window(self, written: Window) -> Window:
+        """Give a rule's window; rules that share one, as many do, share one value: it stays in the caches."""
+        window = self._windows.get(written)
+        if window is None:
+            window = written if self._around_ns is None else written.expanded(self._around_ns, self._spans)
+            self._windows[written] = window
+        return window
+
+    def _rule_table(self) -> RuleTable[Rule]:
+        """Give all rules, made after each other: what a decision reads together lies together in memory."""
+        rules: RuleTable[Rule] = RuleTable()
+        for destination in self._named:
+            for units, operations, policy in sorted(self._rules.pop(destination), key=_first_unit):
+                for segments, entry in self._entries(operations, self._rule(policy)):
+                    for unit in units:
+                        rules.add(unit, destination, segments, entry)
+        return rules
+
+    def _guard_tables(self) -> dict[tuple[Unit, str], EntryTable[Guard]]:
+        """Give what is forbidden at each destination."""
+        tables: dict[tuple[Unit, str], EntryTable[Guard]] = {}
+        for destination, given in self._guards.items():
+            for units, operations, guardrail in given:
+                entries = self._entries(operations, self._guard(guardrail))
+                for unit in units:
+                    tables.setdefault((unit, destination), GuardTable()).add_entries(entries)
+        return tables
+
+    def _guard_tables_everywhere(self) -> dict[Unit, EntryTable[Guard]]:
+        """Give what is forbidden at every destination."""
+        tables: dict[Unit, EntryTable[Guard]] = {}
+        for units, guardrail in self._guards_everywhere:
+            entries = self._entries((EVERY_OPERATION,), self._guard(guardrail))
+            for unit in units:
+                tables.setdefault(unit, GuardTable()).add_entries(entries)
+        return tables
+
+    def _entries(
+        self, operations: Iterable[HttpOperation | GrpcOperation], rule: R
+    ) -> list[tuple[Sequence[str] | None, Entry[R]]]:
+        return [each for operation in operations for each in entries_of(self._own_operation(operation), rule)]
+
+    def _own_operation(self, operation: HttpOperation | GrpcOperation) -> HttpOperation | GrpcOperation:
+        """Give an operation with texts of our own; equal ones, of which there are many, are one value."""
+        if isinstance(operation, GrpcOperation):
+            return operation
+        methods, paths = operation.methods, operation.paths
+        return HttpOperation(
+            methods=methods if methods is ALL else self._methods.setdefault(methods, methods),
+            paths=paths if paths is ALL else tuple(map(self._own_path, paths)),
+        )
+
+    def _own_path(self, path: PathTemplate) -> PathTemplate:
+        # The first segment becomes part of a longer text.
+        segments = (path.segments[0], *map(self._own_text, path.segments[1:]))
+        return PathTemplate(text=self._own_text(path.text), segments=segments)
+
+    def _own_text(self, text: str) -> str:
+        own = self._texts.get(text)
+        if own is None:
+            own = self._texts[text] = _copy(text)
+        return own
 
     def _destinations(
         self, targets: Iterable[TargetSelector]
@@ -306,43 +401,36 @@ class _Compiler:
         for target in targets:
             yield from self._selection.targets(target).items()
 
-    def _caller_units(self, callers: Callers) -> set[int]:
+    def _caller_units(self, callers: Callers) -> _Units:
         """Give the units that a rule's `from` stands for."""
-        units: set[int] = set()
+        sets = set()
         for selected in callers.identities:
-            known = selected in self._unit_of
-            unit = self._unit(selected)
-            units.add(unit)
-            if not known:
+            unit, is_new = self._set_of(selected)
+            sets.add(unit)
+            if is_new:
                 self._selected.add(selected.pattern, (unit, selected.owners))
         if len(callers.names) < LARGE_SET:
-            return units | {self._unit(name) for name in callers.names}
-        known = callers.names in self._unit_of
-        unit = self._unit(callers.names)
-        units.add(unit)
-        if not known:
+            return callers.names | sets
+        unit, is_new = self._set_of(callers.names)
+        if is_new:
             for name in callers.names:
-                self._units[name].append(unit)
-        return units
+                self._sets[name].append(unit)
+        return frozenset({*sets, unit})
 
-    def _unit(self, key: object) -> int:
-        return self._unit_of.setdefault(key, len(self._unit_of))
+    def _set_of(self, callers: object) -> tuple[Unit, bool]:
+        """Give the unit of a set of callers, and whether it is a new one."""
+        new = f"#{len(self._set_units)}"
+        unit = self._set_units.setdefault(callers, new)
+        return unit, unit is new
 
 
-def _add_to(
-    tables: dict[int, EntryTable[R]],
-    new: Callable[[], EntryTable[R]],
-    units: Iterable[int],
-    operations: Iterable[HttpOperation | GrpcOperation],
-    rule: R,
-) -> None:
-    """Add operations to the table of each unit."""
-    for unit in units:
-        table = tables.get(unit)
-        if table is None:
-            table = tables[unit] = new()
-        for operation in operations:
-            table.add(operation, rule)
+def _first_unit(given: tuple[_Units, object, object]) -> Unit:
+    return min(given[0], default="")
+
+
+def _copy(text: str) -> str:
+    """Give a copy of a text that lies beside what is made now, not where its file was read."""
+    return text.encode().decode()
 
 
 def _first_identities(services: Iterable[Service]) -> Iterator[tuple[str, SpiffeId]]:

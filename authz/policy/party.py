@@ -1,18 +1,18 @@
 """Who takes part in calls, as the index knows them: Services and ThirdParties with what they allow, answer to and may.
 
-A destination keeps one table of rules, and one of guards, for each *unit* of callers (see `index`). Both are found by
-the call's method and path segments: rules narrowly, guards broadly.
+Rules and guards are kept for each *unit* of callers (see `index`) and destination, and found by the call's method and
+path segments: rules narrowly, guards broadly.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from authz.policy.condition import ConditionError
 from authz.policy.operation import ALL, GrpcOperation, HttpOperation
-from authz.policy.route import REST
-from authz.policy.segment_trie import SegmentTrie
+from authz.policy.route import ANY_SEGMENT, REST
+from authz.policy.segment_trie import SegmentTrie, grown, matching_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from authz.policy.condition import CallFacts, Condition
     from authz.policy.operation import All
     from authz.policy.route import PathShape
+    from authz.policy.segment_trie import Tail
     from authz.policy.window import Window
     from authz.request import TlsVersion
 
@@ -70,52 +71,92 @@ class Guard(Rule):
 
 R = TypeVar("R", bound=Rule)
 
+#: Callers that a rule selects together: the name of a Service or ThirdParty, or `#` and the number of a set of callers.
+Unit: TypeAlias = str
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry(Generic[R]):
     """What one path pattern of a rule stands for.
 
-    `template` is the path pattern as it is written, None where every path matches; `literals` counts its literal
-    segments. `grpc` entries match only calls that say that they are gRPC, and their route is the call's own path.
+    `template` is the path pattern as it is written, None where every path matches. `grpc` entries match only calls that
+    say that they are gRPC, and their route is the call's own path.
     """
 
     methods: frozenset[str] | All
     grpc: bool
     template: str | None
-    literals: int
     rule: R
 
-    def allows_method(self, method: str, *, is_grpc: bool) -> bool:
-        """Whether a call by this method, to a path that matches, is meant."""
-        return (self.methods is ALL or method in self.methods) and (is_grpc or not self.grpc)
+    @property
+    def literals(self) -> int:
+        """The number of literal segments; fewest where every path matches."""
+        return -1 if self.template is None else sum(part[:1] != "{" for part in self.template[1:].split("/"))
 
 
-class EntryTable(Generic[R]):
-    """Entries by path; built once by :meth:`add`, then only read."""
+class EntryTable(SegmentTrie[Entry[R]]):
+    """Entries by path; built once by :meth:`add_operation`, then only read.
 
-    __slots__ = ("_by_path", "_everywhere")
+    No path ends at the root of the trie, which has a segment at least: what is kept there is for every path.
+    """
+
+    __slots__ = ()
+
+    def add_operation(self, operation: HttpOperation | GrpcOperation, rule: R) -> None:
+        """Add what an operation allows."""
+        self.add_entries(entries_of(operation, rule))
+
+    def add_entries(self, entries: Iterable[tuple[Sequence[str] | None, Entry[R]]]) -> None:
+        """Add entries, each with the segments of the paths that it matches; None for every path."""
+        for segments, entry in entries:
+            self.add(() if segments is None else segments, entry)
+
+    def meaning(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[R]]:
+        """Give the entries that mean this call."""
+        found = self.matching(segments)
+        if self.here is not None:
+            found += self.here
+        return _by_method(found, method, is_grpc=is_grpc) if found else found
+
+
+class RuleTable(Generic[R]):
+    """The rules of a whole set, by unit of callers, destination and first segment of the path.
+
+    One text stands for all three. Names have no space in them, so that no two can be mistaken for each other.
+
+    # INVARIANT (cost): one look-up for each unit of the caller leads to the rules. No table of the destination, of the
+    # caller or of the pair is read on the way, because a hundred thousand rules fit in no cache.
+    """
+
+    __slots__ = ("_by_segment", "_others")
 
     def __init__(self) -> None:
-        self._by_path: SegmentTrie[Entry[R]] | None = None
-        self._everywhere: list[Entry[R]] = []
+        self._by_segment: dict[str, SegmentTrie[Entry[R]] | Tail[Entry[R]]] = {}
+        #: templates that begin with no literal, and what is for every path
+        self._others: dict[str, EntryTable[R]] = {}
 
-    def add(self, operation: HttpOperation | GrpcOperation, rule: R) -> None:
-        """Add what an operation allows."""
-        for segments, entry in _entries(operation, rule):
-            self._put(segments, entry)
+    def add(self, unit: Unit, destination: str, segments: Sequence[str] | None, entry: Entry[R]) -> None:
+        """Add an entry with the segments of the paths that it matches; None for every path."""
+        if segments is None or segments[0] in {ANY_SEGMENT, REST}:
+            self._others.setdefault(f"{unit} {destination}", EntryTable()).add_entries([(segments, entry)])
+        else:
+            at = f"{unit} {destination} {segments[0]}"
+            self._by_segment[at] = grown(self._by_segment.get(at), tuple(segments[1:]), entry)
 
-    def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[R]]:
+    def meaning(
+        self, units: Sequence[Unit], destination: str, method: str, segments: list[str], *, is_grpc: bool
+    ) -> list[Entry[R]]:
         """Give the entries that mean this call."""
-        found = self._everywhere if self._by_path is None else self._everywhere + self._by_path.matching(segments)
-        return [entry for entry in found if entry.allows_method(method, is_grpc=is_grpc)]
-
-    def _put(self, segments: Sequence[str] | None, entry: Entry[R]) -> None:
-        if segments is None:
-            self._everywhere.append(entry)
-            return
-        if self._by_path is None:
-            self._by_path = SegmentTrie()
-        self._by_path.add(segments, entry)
+        found: list[Entry[R]] = []
+        for unit in units:
+            child = self._by_segment.get(f"{unit} {destination} {segments[0]}")
+            if child is not None:
+                found += matching_below(child, segments, 1)
+            if self._others:
+                table = self._others.get(f"{unit} {destination}")
+                if table is not None:
+                    found += table.meaning(method, segments, is_grpc=is_grpc)
+        return _by_method(found, method, is_grpc=is_grpc) if found else found
 
 
 class GuardTable(EntryTable[Guard]):
@@ -128,27 +169,32 @@ class GuardTable(EntryTable[Guard]):
 
     __slots__ = ()
 
-    def add(self, operation: HttpOperation | GrpcOperation, rule: Guard) -> None:
-        """Add what an operation forbids."""
-        for segments, entry in _entries(operation, rule):
+    def add_entries(self, entries: Iterable[tuple[Sequence[str] | None, Entry[Guard]]]) -> None:
+        """Add entries, each with all that it forbids."""
+        for segments, entry in entries:
             methods = ALL if entry.grpc or entry.methods is ALL else entry.methods
             if methods is not ALL and "GET" in methods:
                 methods |= {"HEAD"}
-            broad = Entry(methods=methods, grpc=False, template=entry.template, literals=entry.literals, rule=rule)
+            broad = replace(entry, methods=methods, grpc=False)
             if segments is None:
-                self._put(None, broad)
+                super().add_entries([(None, broad)])
             else:
-                for each in broadened(tuple(segments)):
-                    self._put(each, broad)
+                super().add_entries([(each, broad) for each in broadened(tuple(segments))])
 
-    def matching(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[Guard]]:
+    def meaning(self, method: str, segments: list[str], *, is_grpc: bool) -> list[Entry[Guard]]:
         """Give the entries that mean this call."""
-        found = super().matching(method, segments, is_grpc=is_grpc)
+        found = super().meaning(method, segments, is_grpc=is_grpc)
         # One slash fewer; one slash more is in the table, so that the two never add up to two.
-        if len(segments) > 1 and not segments[-1] and self._by_path is not None:
-            fewer = self._by_path.matching(segments[:-1])
-            found += [entry for entry in fewer if entry.allows_method(method, is_grpc=is_grpc)]
+        if len(segments) > 1 and not segments[-1]:
+            found += _by_method(self.matching(segments[:-1]), method, is_grpc=is_grpc)
         return found
+
+
+def _by_method(entries: Sequence[Entry[R]], method: str, *, is_grpc: bool) -> list[Entry[R]]:
+    """Give those of some entries, whose paths match, that mean a call by this method."""
+    return [
+        entry for entry in entries if (entry.methods is ALL or method in entry.methods) and (is_grpc or not entry.grpc)
+    ]
 
 
 def broadened(segments: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -160,20 +206,21 @@ def broadened(segments: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield segments[:-1]
 
 
-def _entries(operation: HttpOperation | GrpcOperation, rule: R) -> Iterable[tuple[Sequence[str] | None, Entry[R]]]:
+def entries_of(operation: HttpOperation | GrpcOperation, rule: R) -> Iterator[tuple[Sequence[str] | None, Entry[R]]]:
+    """Give what a rule's operation stands for, each entry with the segments of its paths; None for every path."""
     if isinstance(operation, GrpcOperation):
         for method in operation.methods:
             yield (
                 method.segments,
-                Entry(methods=frozenset({GRPC_METHOD}), grpc=True, template=f"/{method}", literals=2, rule=rule),
+                Entry(methods=frozenset({GRPC_METHOD}), grpc=True, template=f"/{method}", rule=rule),
             )
     elif operation.paths is ALL:
-        yield None, Entry(methods=operation.methods, grpc=False, template=None, literals=-1, rule=rule)
+        yield None, Entry(methods=operation.methods, grpc=False, template=None, rule=rule)
     else:
         for path in operation.paths:
             yield (
                 path.segments,
-                Entry(methods=operation.methods, grpc=False, template=path.text, literals=path.literals, rule=rule),
+                Entry(methods=operation.methods, grpc=False, template=path.text, rule=rule),
             )
 
 
@@ -188,26 +235,25 @@ def most_literal(entries: Sequence[Entry[R]]) -> Entry[R] | None:
 class Party:
     """A Service or ThirdParty of the set; a Service's window is always open."""
 
+    # What every decision reads stands first, beside each other in memory.
     name: str
     is_service: bool
-    window: Window
-    attributes: Mapping[str, str]
-    path_shapes: frozenset[PathShape]
-    #: the lowest version that is used towards it
-    tls: TlsVersion
+    #: what it offers by name, None if nothing; records are grouped by these templates
+    api: EntryTable[Rule] | None = field(repr=False)
     #: whether calls to it that no rule allows go on, and are recorded
     observed: bool
-    #: whether the connection's certificate proves who calls it; and whether a JWT-SVID does
+    #: whether the connection's certificate proves who calls it
     accepts_x509: bool
+    path_shapes: frozenset[PathShape]
+    #: the sets of callers that it belongs to
+    sets: tuple[Unit, ...]
+    #: the lowest version that is used towards it
+    tls: TlsVersion
+    window: Window
+    attributes: Mapping[str, str]
+    #: whether a JWT-SVID proves who calls it
     accepts_jwt: bool
     #: the Services that may present another workload's JWT-SVID to it
     forwarders: frozenset[str]
     #: the hosts and ports that it may open opaque tunnels to
     tunnels: frozenset[tuple[str, int]]
-    #: the units that it belongs to as a caller
-    units: tuple[int, ...]
-    #: what it offers by name; records are grouped by these templates
-    api: EntryTable[Rule]
-    #: as a destination: the rules, and the guards, for each unit of callers that has any
-    rules: dict[int, EntryTable[Rule]] = field(repr=False)
-    guards: dict[int, EntryTable[Guard]] = field(repr=False)

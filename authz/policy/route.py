@@ -33,7 +33,10 @@ ANY_SEGMENT: Final = "{*}"
 REST: Final = "{**}"
 
 _METHOD: Final = re.compile(r"[A-Z_-]+")
+_USUAL_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _TARGET: Final = re.compile(r"[\x21\x22\x24-\x7e]*")  # 0x21-0x7e without `#`
+# A path without a query that holds nothing of which more would have to be known than `/.` and `//`: none of `#%;?\\`.
+_USUAL_PATH: Final = re.compile(r"/[\x21\x22\x24\x26-\x3a\x3c-\x3e\x40-\x5b\x5d-\x7e]*")
 _VARIABLE: Final = re.compile(r"\{(?:\*\*?|[A-Za-z_][A-Za-z0-9_.-]*(?P<rest>=\*\*)?)\}")
 _ENCODED: Final = re.compile(r"%(?P<hex>[0-9A-Fa-f]{2})?")
 _GRPC_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -70,7 +73,7 @@ _DOT_SEGMENTS: Final = frozenset({".", ".."})
 
 def is_method(text: str) -> bool:
     """Whether this can be a request's method."""
-    return _METHOD.fullmatch(text) is not None
+    return text in _USUAL_METHODS or _METHOD.fullmatch(text) is not None
 
 
 def path_segments(target: str, shapes: Collection[PathShape] = NO_SHAPES) -> list[str] | None:
@@ -78,13 +81,16 @@ def path_segments(target: str, shapes: Collection[PathShape] = NO_SHAPES) -> lis
 
     `/` is one empty segment; a trailing slash makes the last segment empty.
     """
-    if len(target) > MAX_TARGET_BYTES or _TARGET.fullmatch(target) is None:
+    if len(target) > MAX_TARGET_BYTES:
+        return None
+    if _USUAL_PATH.fullmatch(target) is not None and "/." not in target and "//" not in target:
+        return target[1:].split("/")  # needs no further look
+    if _TARGET.fullmatch(target) is None:
         return None
     raw = target.partition("?")[0]
     if not raw.startswith("/") or "\\" in raw:
         return None
     segments = raw[1:].split("/")
-    # The usual path needs no further look.
     if "%" in raw or ";" in raw or "/." in raw or "//" in raw:
         return _unusual_segments(segments, shapes)
     return segments

@@ -8,13 +8,17 @@ every answer is compared with the expected one before anything is measured.
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+import tracemalloc
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -30,7 +34,22 @@ from authz.request import Call, Direction
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.in_force import InForce, PolicyInForce
 from tests.bench.other_engines import OPA, Casbin, Cedar, OpenPolicyAgent
-from tests.bench.rules import CALLS, NOW_S, RULES_A_PAIR, SERVICES, Asked, Rule, asked, rules, source_files
+from tests.bench.rules import (
+    CALLS,
+    CONDITION,
+    HOURS,
+    LATER_GUARD,
+    MAX_WINDOW,
+    NOW_S,
+    PLAIN,
+    RULES_A_PAIR,
+    SERVICES,
+    Asked,
+    Rule,
+    asked,
+    rules,
+    source_files,
+)
 from tests.support.check_request import check_request
 
 if TYPE_CHECKING:
@@ -41,15 +60,20 @@ if TYPE_CHECKING:
     from authz.policy.index import PolicyIndex
     from authz.records.decision_record import DecisionRecord
 
+_HEADERS = (("accept", b"*/*"), ("x-tenant", b"a"))
 SIZES = (10, 1_000, 10_000, 100_000)
 ROUNDS = 5
 CALLS_A_ROUND = 4_000
 #: a slow engine answers fewer calls a round
 ROUND_S = 1.0
-#: 100 calls to one destination, over and over; 1,000 calls to any, which no processor has in its nearest cache
+#: 100 calls to one destination, over and over; 1,000 calls to any, so that what they need lies in no near cache
 ONE_SIDECAR, ALL_SIDECARS = "picoseg, one destination", "picoseg, all destinations"
 #: what would take minutes for one call is not asked
 CASBIN_SIZES = SIZES[:3]
+
+
+#: `authz check --calls`
+STREAM_CALLS, STREAM_RULES = 200_000, 1_000
 
 
 class Engine(Protocol):
@@ -61,8 +85,12 @@ class Engine(Protocol):
 
 
 class Picoseg:
+    #: what the set has besides
+    also = PLAIN
+
     def __init__(self, of: list[Rule]) -> None:
-        self.index: PolicyIndex = compile_index(parse_policy_set(source_files(of)))
+        # As a sidecar does it, with the edges of hours worked out.
+        self.index: PolicyIndex = compile_index(parse_policy_set(source_files(of, self.also)), NOW_S * 10**9)
 
     def decider(self, asked: Asked) -> Callable[[], bool]:
         call = Call(
@@ -72,15 +100,42 @@ class Picoseg:
             method="GET",
             path=asked.path,
             host=asked.destination,
+            headers=_HEADERS,
         )
         index, now_ns = self.index, NOW_S * 10**9
         return lambda: evaluate(index, call, now_ns).reason.value == "allowed"
 
 
+class WithCondition(Picoseg):
+    also = CONDITION
+
+
+class WithHours(Picoseg):
+    also = HOURS
+
+
+class WithMaxWindow(Picoseg):
+    also = MAX_WINDOW
+
+
+class WithLaterGuardrail(Picoseg):
+    also = LATER_GUARD
+
+
 class PicosegCheck(Picoseg):
     """A check as the sidecar answers it: certificate, decision, record, from bytes to bytes, without transport."""
 
+    def __init__(self, of: list[Rule]) -> None:
+        super().__init__(of)
+        self._deciders: dict[Asked, Callable[[], bool]] = {}
+
     def decider(self, asked: Asked) -> Callable[[], bool]:
+        decider = self._deciders.get(asked)
+        if decider is None:
+            decider = self._deciders[asked] = self._decider(asked)
+        return decider
+
+    def _decider(self, asked: Asked) -> Callable[[], bool]:
         now = datetime.now(UTC)
         authority = Authority.generate(TrustDomain.parse("shop.example"), now, timedelta(hours=1))
         caller = SpiffeId.parse(f"spiffe://shop.example/{asked.caller}")
@@ -122,6 +177,10 @@ def rows() -> list[Row]:
     found = [Row(name=ONE_SIDECAR, engine=Picoseg, size=size, one_destination=True, calls=100) for size in SIZES]
     found += [Row(name=ALL_SIDECARS, engine=Picoseg, size=size) for size in SIZES]
     found.append(Row(name="picoseg, all for one pair", engine=Picoseg, size=10_000, a_pair=10_000))
+    found += [
+        Row(name=f"picoseg, {engine.also}", engine=engine, size=1_000)
+        for engine in (WithHours, WithCondition, WithMaxWindow, WithLaterGuardrail)
+    ]
     found.append(Row(name="picoseg, bytes to bytes", engine=PicosegCheck, size=10_000, calls=50))
     if find_spec("cedarpy"):
         found += [Row(name="Cedar (cedarpy)", engine=Cedar, size=size) for size in SIZES]
@@ -163,26 +222,26 @@ def answer_rounds(connection: Connection, row: Row) -> None:
     peak_mb = memory_mb if process else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before_mb
     questions = asked([rule for rule in of if not row.one_destination or rule.destination == of[0].destination])
     questions = questions[: row.calls]
-    deciders = [engine.decider(each) for each in questions]
     end = time.perf_counter() + 5 * ROUND_S
-    for question, decide in zip(questions, deciders, strict=True):
-        assert decide() == question.allowed, (row.name, question)
+    for question in questions:
+        assert engine.decider(question)() == question.allowed, (row.name, question)
         if time.perf_counter() > end:
             break
     connection.send(Loaded(load_s=load_s, memory_mb=memory_mb, peak_mb=peak_mb))
     while connection.recv():
-        connection.send(_round(engine, deciders))
+        connection.send(_round(engine, questions))
     if hasattr(engine, "close"):
         engine.close()
 
 
-def _round(engine: Any, deciders: list[Callable[[], bool]]) -> list[int]:
+def _round(engine: Any, questions: list[Asked]) -> list[int]:
     taken: list[int] = []
     tells_itself = hasattr(engine, "took_ns")
     clock = time.perf_counter_ns
     end_ns = clock() + int(ROUND_S * 10**9)
     for number in range(CALLS_A_ROUND):
-        decide = deciders[number % len(deciders)]
+        # Made just before it is asked about, as a call is that has just been read.
+        decide = engine.decider(questions[number % len(questions)])
         began = clock()
         decide()
         ended = clock()
@@ -198,6 +257,39 @@ def _memory_mb(pid: int) -> float:
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
+
+
+def heap_mb(connection: Connection, size: int) -> None:
+    """Tell the bytes that the values of an index take, by themselves, without what its files and its set took."""
+    policy_set = parse_policy_set(source_files(list(rules(size))))
+    tracemalloc.start()
+    index = compile_index(policy_set, NOW_S * 10**9)
+    gc.collect()
+    connection.send(tracemalloc.get_traced_memory()[0] / 2**20)
+    del index
+
+
+def stream_calls_per_s() -> float:
+    """Give how many calls `authz check --calls` answers in a second, once the set is loaded."""
+    of = list(rules(STREAM_RULES))
+    with tempfile.TemporaryDirectory() as folder:
+        for file in source_files(of):
+            Path(folder, file.path).write_bytes(file.content)
+        lines = [
+            json.dumps({"from": each.caller, "to": each.destination, "method": "GET", "path": each.path}) + "\n"
+            for each in asked(of)
+        ]
+        taken_s = []
+        for count in (1, STREAM_CALLS // len(lines)):
+            calls = Path(folder, "calls.jsonl")
+            calls.write_text("".join(lines * count), "utf-8")
+            authz = str(Path(sys.executable).with_name("authz"))
+            began = time.perf_counter()
+            subprocess.run(
+                [authz, "check", "--policies", folder, "--calls", str(calls)], check=True, stdout=subprocess.DEVNULL
+            )
+            taken_s.append(time.perf_counter() - began)
+    return (STREAM_CALLS - len(lines)) / (taken_s[1] - taken_s[0])
 
 
 def main() -> None:
@@ -218,6 +310,14 @@ def main() -> None:
         connection.send("")
         process.join()
     print_table([(row, loaded, taken[place]) for place, (row, _, _, loaded) in enumerate(measured)])
+    for size in SIZES:
+        here, there = context.Pipe()
+        process = context.Process(target=heap_mb, args=(there, size))
+        process.start()
+        there.close()
+        print(f"the index of {size} policies and {SERVICES} Services takes {here.recv():.1f} MB")
+        process.join()
+    print(f"authz check --calls: {stream_calls_per_s():.0f} calls/s with {STREAM_RULES} policies")
 
 
 def print_table(table: list[tuple[Row, Loaded, list[int]]]) -> None:

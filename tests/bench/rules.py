@@ -18,6 +18,8 @@ OPENS, CLOSES = "2020-01-01T00:00:00Z", "2099-01-01T00:00:00Z"
 OPENS_S, CLOSES_S = 1_577_836_800, 4_070_908_800
 NOW_S = 1_800_000_000
 CALLS = 1_000
+#: what else a set may have, each for all of its rules
+PLAIN, CONDITION, HOURS, MAX_WINDOW, LATER_GUARD = "", "condition", "hours", "maxWindow", "later guardrail"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +67,12 @@ def asked(of: list[Rule]) -> list[Asked]:
     return found
 
 
-def source_files(of: list[Rule]) -> list[SourceFile]:
+def source_files(of: list[Rule], also: str = PLAIN) -> list[SourceFile]:
     """Write a policy set of these rules and all Services, in files as large as they may be."""
     mesh = "apiVersion: authz/v1\nkind: Mesh\nmetadata: {name: shop}\nspec: {trustDomains: [shop.example]}\n"
-    documents = [mesh, *map(_service, range(SERVICES)), *map(_micro_policy, of)]
+    added = _ADDED.get(also, "")
+    documents = [mesh, *_GUARDRAILS.get(also, ()), *map(_service, range(SERVICES))]
+    documents += [_micro_policy(rule) + added for rule in of]
     a_file = MAX_FILE_BYTES // 512
     return [
         SourceFile(f"{start}.yaml", "---\n".join(documents[start : start + a_file]).encode())
@@ -88,5 +92,24 @@ def _micro_policy(rule: Rule) -> str:
         f"apiVersion: authz/v1\nkind: MicroPolicy\nmetadata: {{name: {rule.name}}}\nspec:\n"
         f"  from: [{{services: [{rule.caller}]}}]\n"
         f'  to: [{{services: [{rule.destination}], operations: [{{methods: [GET], paths: ["{rule.path}"]}}]}}]\n'
-        f"  window: {{opens: {OPENS}, closes: {CLOSES}}}\n"
+        f"  window:\n    opens: {OPENS}\n    closes: {CLOSES}\n"
     )
+
+
+#: A rule's document goes on with it: hours within its window, or a condition beside it.
+_ADDED = {
+    HOURS: '    during: [{days: [mon, tue, wed, thu, fri], from: "08:00", until: "18:00", timezone: Europe/Berlin}]\n',
+    CONDITION: "  when: [\"request.headers['x-tenant'] == 'a' && caller.service != 'nobody'\"]\n",
+}
+#: Guardrails that match every call and forbid none of these: one for longer windows, one that opens in some months.
+_GUARDRAILS = {
+    MAX_WINDOW: [
+        "apiVersion: authz/v1\nkind: Guardrail\nmetadata: {name: short}\nspec: {require: {maxWindow: 36500d}}\n"
+    ],
+    LATER_GUARD: [
+        (
+            "apiVersion: authz/v1\nkind: Guardrail\nmetadata: {name: later}\n"
+            "spec: {window: {opens: 2027-06-01T00:00:00Z}}\n"
+        )
+    ],
+}

@@ -156,7 +156,7 @@ class Checker:
                 f"the policies say that host `{call.host[:64]}` is `{decided}`, this Envoy's routes say"
                 f" `{question.routed_to or 'nobody'}`: give it a new configuration",
             )
-            return replace(decision, reason=Reason.INTERNAL_ERROR, policy=None, valid_until_ns=None)
+            return decision._replace(reason=Reason.INTERNAL_ERROR, policy=None, valid_until_ns=None)
         return decision
 
     def _caller(self, question: Question, now_ns: int) -> tuple[VerifiedIdentity | None, str | None]:

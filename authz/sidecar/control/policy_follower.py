@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import watchfiles
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from authz.policy.document import SourceFile
     from authz.policy.index import PolicyIndex
+    from authz.policy.policy_set import PolicySet
     from authz.policy_folder import FolderEntry
     from authz.sidecar.in_force import InForce
 
@@ -66,8 +68,8 @@ class PolicyFollower:
         self._seen: tuple[FolderEntry, ...] | None = None
         self._clock = clock
         self._read: tuple[SourceFile, ...] | None = None
-        #: what is in force, and around when it was compiled
-        self._compiled: tuple[SourceFile, ...] = ()
+        #: what is in force, where it has hours, and around when it was compiled
+        self._compiled: PolicySet | None = None
         self._compiled_ns = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="policies", daemon=True)
@@ -109,17 +111,20 @@ class PolicyFollower:
                 self._stop.wait(RESCAN_S)
                 self._refresh()
 
-    def _index(self, files: tuple[SourceFile, ...]) -> PolicyIndex:
-        """Compile a set for the weeks to come; raises PolicySetFaults."""
+    def _index(self, policy_set: PolicySet) -> PolicyIndex:
+        """Compile a set for the weeks to come."""
         now_ns = self._clock()
-        index = compile_index(parse_policy_set(files), now_ns)
-        self._compiled, self._compiled_ns = files, now_ns
+        index = compile_index(policy_set, now_ns)
+        # Read once, not every day again: reading takes twenty times as long as compiling, and checks wait for both.
+        # Where each policy stands in its file, which is most of what a set holds, is not kept.
+        self._compiled = None if index.exact_until_ns is None else replace(policy_set, documents={})
+        self._compiled_ns = now_ns
         return index
 
     def _renew(self) -> None:
         """Work the hours of what is in force out anew, once a day and when the clock was set."""
         policy = self._in_force.policy
-        if policy.index is None or policy.index.exact_until_ns is None:
+        if policy.index is None or self._compiled is None:
             return
         if abs(self._clock() - self._compiled_ns) < RENEWAL_NS:
             return
@@ -141,7 +146,7 @@ class PolicyFollower:
             self._seen = seen
             if files == self._read and not self._in_force.policy.stale:
                 return
-            index = self._index(files)
+            index = self._index(parse_policy_set(files))
         except PolicySetFaults as error:
             self._seen = seen
             self._say(PolicyInForce(index=self._in_force.policy.index, faults=_shown(error)))
@@ -171,7 +176,7 @@ class PolicyFollower:
         if files is None:
             return
         try:
-            index = self._index(files)
+            index = self._index(parse_policy_set(files))
         except AuthzError:
             return
         self._say(PolicyInForce(index=index, faults=self._in_force.policy.faults))

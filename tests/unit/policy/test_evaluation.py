@@ -126,6 +126,14 @@ def test_a_rule_for_very_many_callers_is_for_each_of_them() -> None:
     assert answer(policy_set, caller=other, method="PUT").policy == "by-name"
 
 
+def test_spaces_in_a_path_are_of_the_path() -> None:
+    policy_set = parsed(
+        service("a"), service("b"), rule("r", operations="[{methods: [GET], paths: ['/b c', '/b/{x}']}]")
+    )
+    for path, reason in (("/b%20c", Reason.ALLOWED), ("/b/c%20d", Reason.ALLOWED), ("/c", Reason.NO_POLICY)):
+        assert answer(policy_set, path=path).reason is reason, path
+
+
 def test_an_index_knows_names_and_identities() -> None:
     index = compile_index(
         parsed(service("a"), service("w", identity="'spiffe://shop.example/w/*', spiffe://shop.example/w1"))

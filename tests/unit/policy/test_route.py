@@ -51,6 +51,19 @@ def test_braces_of_a_request_are_no_wildcards() -> None:
     trie.add(PathTemplate.parse("/a/{x}").segments, 1)
     assert trie.matching(["{*}", "b"]) == []
     assert trie.matching(["a", "{**}"]) == [1]
+    trie.add(PathTemplate.parse("/b/{**}").segments, 2)
+    assert trie.matching(["b", "{**}", "c"]) == [2]
+
+
+def test_templates_that_part_late_are_all_found() -> None:
+    trie: SegmentTrie[str] = SegmentTrie()
+    long = ["a"] * 4000
+    for end in ("b", "c", "{*}", "{**}"):
+        trie.add([*long, end], end)
+    trie.add(long, "none")
+    assert sorted(trie.matching([*long, "b"])) == ["b", "{**}", "{*}"]
+    assert sorted(trie.matching([*long, "b", "c"])) == ["{**}"]
+    assert trie.matching(long) == ["none"]
 
 
 def test_a_target_of_the_greatest_length_is_read() -> None:
