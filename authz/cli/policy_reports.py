@@ -255,7 +255,9 @@ def _junit(results: Sequence[CaseResult], folder: str, coverage: RuleCoverage | 
             )
             if not result.passed:
                 failure = SubElement(case, "failure", message=_xml(f"expected {result.expected}, got {result.got}"))
-                failure.text = _xml(f"{result.path}:{result.line}:{result.column}\n{_explaining(result, folder)}")
+                place = f"{result.path}:{result.line}:{result.column}"
+                # The line break between them is meant; one within them is somebody else's.
+                failure.text = f"{_xml(place)}\n{_xml(_explaining(result, folder))}"
     if untried:
         number, name = str(len(untried)), "rules without a case"
         suite = SubElement(root, "testsuite", name=name, tests=number, failures="0", errors="0", skipped=number)

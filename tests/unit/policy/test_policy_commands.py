@@ -299,6 +299,9 @@ def test_results_in_junit(policies: Any, run: Any) -> None:
     cases = root.findall("./testsuite[@name='t']/testcase")
     assert [case.get("name") for case in cases] == ["a may", "b <may> not & \ufffd"]
     assert [len(case.findall("failure")) for case in cases] == [0, 1]
+    place, why = (cases[1].findtext("failure") or "").splitlines()
+    assert place.endswith(f"set.yaml:{cases[1].get('line')}:3")
+    assert why.startswith("authz explain --policies ")
 
 
 def test_a_rule_without_a_case_is_a_skipped_test_in_junit(policies: Any, run: Any) -> None:
