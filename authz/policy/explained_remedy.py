@@ -43,6 +43,8 @@ def remedy_of(policy_set: PolicySet, explanation: Explanation) -> str | None:  #
         case Reason.OUTSIDE_HOURS:
             where = _named(policy_set, Kind.MICRO_POLICY, decision, "window", "during")
             return f"wait for its hours, or change `during` of {where}"
+        case Reason.NO_POLICY if explanation.closed_tunnel is not None:
+            return f"open the tunnel first: {explanation.closed_tunnel}"
         case Reason.NO_POLICY:
             return _another_rule(policy_set, explanation.nearest)
         case Reason.INTERNAL_ERROR | Reason.OVERLOADED:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from authz.decision import Reason
 from authz.policy.compared_rule import condition_in_words
 from authz.policy.errors import quoted
-from authz.policy.evaluation import CONNECT, is_closed_tunnel
+from authz.policy.evaluation import is_closed_tunnel
 from authz.policy.ruling import takes_out
 from authz.policy.schema import Kind
 from authz.policy.window import HORIZON_NS, WindowState
@@ -74,7 +74,7 @@ class ExplainedRuling:
         self._every_mode_enforced = every_mode_enforced
         self._observed = destination.observed and not every_mode_enforced
         owner = _owner(index, call, known)
-        self._tunnel = _tunnel_in_words(call, owner, destination) if call.method == CONNECT else None
+        self._tunnel = closed_tunnel_in_words(call, owner, destination)
         self._tls = call.tls if call.direction is Direction.INBOUND else destination.tls
         self._parties = [party for party in (owner, destination) if party is not None and not party.is_service]
         units = index.units(known.caller, owner)
@@ -273,7 +273,7 @@ def _owner(index: PolicyIndex, call: Call, known: KnownCall) -> Party | None:
     return index.certified(call.third_party) if known.caller is None else index.owner(known.caller)
 
 
-def _tunnel_in_words(call: Call, caller: Party | None, destination: Party) -> str | None:
+def closed_tunnel_in_words(call: Call, caller: Party | None, destination: Party) -> str | None:
     """Say why a tunnel is not the caller's to open; None where it is."""
     if not is_closed_tunnel(call, caller, destination):
         return None
@@ -281,7 +281,7 @@ def _tunnel_in_words(call: Call, caller: Party | None, destination: Party) -> st
         return f"{quoted(destination.name)} is a Service, and tunnels lead to ThirdParties only"
     if caller is None or not caller.is_service:
         return "only Services open tunnels, by their `egress.connect`"
-    return f"{quoted(call.host)} is not in `egress.connect` of {quoted(caller.name)}"
+    return f"{quoted(call.host)} is not in `egress.connect` of {quoted(caller.name)}, which names each `host:port`"
 
 
 def _distance(window: Window, now_ns: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from authz.decision import Reason
 from authz.policy.compared_rule import CallField, KnownCall, compared
 from authz.policy.errors import nearest, quoted
 from authz.policy.evaluation import CONNECT, call_facts, called_party, evaluate, of_presenter
-from authz.policy.explained_ruling import ExplainedRuling, Step
+from authz.policy.explained_ruling import ExplainedRuling, Step, closed_tunnel_in_words
 from authz.policy.host import DEFAULT_PORTS, is_well_formed, requested_host
 from authz.policy.malformed import why_malformed
 from authz.policy.route import NO_SHAPES, is_method, path_segments
@@ -53,7 +53,8 @@ class Explanation:
     """An answer with its steps; `place` is where the deciding document stands, `nearest` what else could allow.
 
     `if_enforced` is the step that would decide with every mode `enforce`, where the answer would be another one;
-    `then` the one that decides from the answer's `valid_until` on.
+    `then` the one that decides from the answer's `valid_until` on. `closed_tunnel` says why a CONNECT is no tunnel that
+    a rule could open.
     """
 
     decision: Decision
@@ -63,6 +64,7 @@ class Explanation:
     if_enforced: Step | None
     then: Step | None
     nearest: tuple[ComparedRule, ...]
+    closed_tunnel: str | None
 
 
 def explain(policy_set: PolicySet, index: PolicyIndex, call: Call, now_ns: int) -> Explanation:
@@ -74,7 +76,8 @@ def explain(policy_set: PolicySet, index: PolicyIndex, call: Call, now_ns: int) 
     enforced = _Walk(policy_set, index, call, now_ns, every_mode_enforced=True).last_step()
     same = (enforced.reason, enforced.policy) == (steps[-1].reason, steps[-1].policy)
     near: tuple[ComparedRule, ...] = ()
-    if decision.reason in _OPEN_TO_RULES:
+    closed_tunnel = None if decision.reason is not Reason.NO_POLICY else walk.closed_tunnel()
+    if decision.reason in _OPEN_TO_RULES and closed_tunnel is None:
         known = walk.known_call()
         near = _nearest(compared(rule, known, now_ns) for rule in policy_set.micro_policies)
     return Explanation(
@@ -87,6 +90,7 @@ def explain(policy_set: PolicySet, index: PolicyIndex, call: Call, now_ns: int) 
         if_enforced=None if same else enforced,
         then=None if until_ns is None else _Walk(policy_set, index, call, until_ns).last_step(),
         nearest=near,
+        closed_tunnel=closed_tunnel,
     )
 
 
@@ -161,6 +165,12 @@ class _Walk:
 
     def _party(self, name: str | None) -> Party | None:
         return None if name is None else self._parties.get(name)
+
+    def closed_tunnel(self) -> str | None:
+        """Say why the call is a tunnel that is not its caller's to open; None where it is none."""
+        call, index = self._call, self._index
+        owner = index.certified(call.third_party) if call.caller is None else index.owner(call.caller)
+        return None if self._found is None else closed_tunnel_in_words(call, owner, self._found)
 
     def known_call(self) -> KnownCall:
         """Give the call as the rules see it, once the first three steps have passed."""

@@ -82,3 +82,15 @@ def test_nobody_and_strangers_are_told_what_they_need() -> None:
 
 def test_what_is_allowed_needs_no_change() -> None:
     assert remedy("/dated") == (Reason.ALLOWED, None)
+
+
+def test_a_closed_tunnel_is_opened_in_the_callers_egress_and_by_no_rule() -> None:
+    policy_set = parsed(*SET)
+    asked = AskedCall(caller="a", destination="p.example:443", method="CONNECT", path="/")
+    call = directory_of(policy_set).call(asked)
+    explanation = explain(policy_set, compile_index(policy_set), call, parse_instant_ns("2026-06-02T00:00:00Z"))
+    assert explanation.decision.reason is Reason.NO_POLICY
+    assert explanation.nearest == ()
+    assert remedy_of(policy_set, explanation) == (
+        "open the tunnel first: `p.example:443` is not in `egress.connect` of `a`, which names each `host:port`"
+    )
