@@ -173,9 +173,12 @@ class Window:
         return self.meets(Window(opens_ns=from_ns, closes_ns=until_ns))
 
     def __str__(self) -> str:
-        opens = "ever" if self.opens_ns is None else rfc3339_from_ns(self.opens_ns)
-        closes = "ever" if self.closes_ns is None else rfc3339_from_ns(self.closes_ns)
-        return f"from {opens} until {closes}" + ("" if self.hours is None else f" during {self.hours}")
+        dates = [
+            f"{word} {rfc3339_from_ns(edge_ns)}"
+            for word, edge_ns in (("from", self.opens_ns), ("until", self.closes_ns))
+            if edge_ns is not None
+        ]
+        return " ".join([*dates, *([] if self.hours is None else [f"during {self.hours}"])]) or "always"
 
 
 def joined(windows: Sequence[Window], now_ns: int) -> Sequence[Window]:
