@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from authz.cli.policy_diff_text import difference_object
 from authz.decision import Verdict
 from authz.policy.difference import Comparison, compare
 from authz.policy.evaluation import evaluate
@@ -45,7 +46,6 @@ def told(old: tuple[str, ...], new: tuple[str, ...]) -> list[tuple[str, Verdict]
 
 
 ALLOW, DENY = Verdict.ALLOW, Verdict.DENY
-OTHERWISE = {ALLOW: DENY, DENY: ALLOW}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,24 @@ def test_whom_tokens_must_be_for_is_told_in_a_note() -> None:
     other = document("Service", "b", "{identities: ['spiffe://shop.example/other'], accepts: [jwt-svid]}")
     (note,) = compared((service("b", more=", accepts: [jwt-svid]"),), (other,)).notes
     assert note.startswith("`b`: JWT-SVIDs must be for `spiffe://shop.example/other`, and had to be for ")
+
+
+def test_an_example_in_json_says_who_calls_and_who_presents_the_token() -> None:
+    (change,) = compared((A, TOKENS, GATEWAY, RULE), (A, FORWARDED, GATEWAY, RULE)).differences
+    example = difference_object(change)["example"]
+    assert (example["from"], example["presentedBy"]) == (str(change.example.caller), str(change.example.presenter))
+    assert example["from"] != example["presentedBy"]
+    rule = document("MicroPolicy", "r", "{from: [{thirdParties: [p]}], to: [{services: [b], operations: all}]}")
+    (change,) = compared((B, partner("p")), (B, partner("p"), rule)).differences
+    example = difference_object(change)["example"]
+    assert (example["from"], example.get("presentedBy")) == ("p", None)
+
+
+def test_a_condition_about_the_presenter_is_compared() -> None:
+    guard = document("Guardrail", "g", """{when: ["caller.service == 'gateway'"]}""")
+    assert told((A, FORWARDED, GATEWAY, RULE, guard), (A, FORWARDED, GATEWAY, RULE)) == [
+        ("a -> b: any method on any path with a JWT-SVID presented by gateway", ALLOW)
+    ]
 
 
 @pytest.mark.parametrize(
