@@ -149,10 +149,11 @@ def _instant(at_ns: int | None) -> str | None:
 
 
 def _call(call: Call, at_ns: int) -> dict[str, Any]:
-    """Give a call as a line for `authz check --calls`."""
+    """Give a call as a line for `authz check --calls`; with `presentedBy` it is none, as a line has no tokens."""
     headers = {name: value.decode("utf-8", "replace") for name, value in call.headers}
     return {
-        "from": None if call.caller is None else str(call.caller),
+        "from": call.third_party if call.caller is None else str(call.caller),
+        **({} if call.presenter is None else {"presentedBy": str(call.presenter)}),
         "to": call.service if call.direction == "inbound" else call.host,
         "method": call.method,
         "path": call.path,

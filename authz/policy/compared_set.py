@@ -7,9 +7,10 @@ part in a verdict (rules in observe mode, metadata) is left out.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
+from authz.policy.host import requested_host
 from authz.policy.index import compile_index
 from authz.policy.operation import ALL, EVERY_OPERATION, GrpcOperation, HttpOperation
 from authz.policy.operation_classes import forbidden_operation
@@ -17,7 +18,7 @@ from authz.policy.route import NO_SHAPES
 from authz.policy.schema import Guardrail
 from authz.policy.schema_fields import Mode
 from authz.policy.selection import Selection
-from authz.policy.standing import destination_of
+from authz.request import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -67,9 +68,18 @@ class ComparedSet:
         self.index = compile_index(policy_set)
         self._at: defaultdict[str, list[Meaning]] = defaultdict(list)
         self._everywhere: list[Meaning] = []
+        #: classes of callers by number: of each Service, without the revoked ones, and who may open which tunnel
+        self._workloads: defaultdict[str, set[int]] = defaultdict(set)
+        self._openers: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
 
     def work_out(self, callers: Sequence[CallerClass], numbering: Numbering, *, is_new: bool) -> None:
         """Work out what the rules mean for these classes of callers."""
+        for number, caller in enumerate(callers):
+            known = caller.new if is_new else caller.old
+            if known.owner is not None and known.owner.is_service and known.refused is None:
+                self._workloads[known.owner.name].add(number)
+                for tunnel in known.owner.tunnels:
+                    self._openers[tunnel].add(number)
         selection = Selection(self.set)
         whom = _Numbers(callers, is_new=is_new)
         rules: list[MicroPolicy | Guardrail] = [*self.set.micro_policies, *self.set.guardrails]
@@ -91,7 +101,31 @@ class ComparedSet:
 
     def party(self, destination: DestinationClass) -> Party | None:
         """Give the Service or ThirdParty that is called."""
-        return destination_of(self.index, destination.direction, destination.service, destination.host)
+        if destination.direction is Direction.INBOUND:
+            return self.index.service(destination.service)
+        requested = requested_host(destination.host)
+        return None if requested is None else self.index.destination(*requested)
+
+    def features(self, destination: DestinationClass, numbering: Numbering, *, conditions: bool) -> Features:
+        """Give what a destination is like besides what rules say of it."""
+        party = self.party(destination)
+        openers = () if destination.tunnel is None else self._openers.get(destination.tunnel, ())
+        if party is None:
+            return replace(_NOWHERE, openers=frozenset(openers))
+        presenters = [self._workloads.get(name, set()) for name in party.forwarders] if party.accepts_jwt else []
+        return Features(
+            exists=True,
+            is_service=party.is_service,
+            shapes=party.path_shapes,
+            observed=party.observed,
+            accepts_x509=party.accepts_x509,
+            accepts_jwt=party.accepts_jwt,
+            presenters=frozenset().union(*presenters),
+            openers=frozenset(openers),
+            window=numbering.number(party.window),
+            tls=party.tls,
+            known=(party.name, *sorted(party.attributes.items())) if conditions else (),
+        )
 
     def meanings(self, party: Party | None) -> dict[Hashable, Meaning]:
         """Give what the rules say of a destination, by key."""
@@ -104,31 +138,37 @@ class ComparedSet:
 class Features:
     """What a destination is like besides what rules say of it; whom conditions may ask about only where there are some.
 
-    `window` is the number of a ThirdParty's window; `known` is what conditions know of the destination.
+    `presenters` are the classes of callers, by number, that may present tokens of others; `openers` those that may open
+    a tunnel there. `window` is the number of a ThirdParty's window; `known` is what conditions know of the destination.
     """
 
     exists: bool
     is_service: bool
     shapes: frozenset[PathShape]
     observed: bool
+    accepts_x509: bool
+    accepts_jwt: bool
+    presenters: frozenset[int]
+    openers: frozenset[int]
     window: int
     tls: str
     known: tuple[object, ...]
 
-    @classmethod
-    def of(cls, party: Party | None, numbering: Numbering, *, conditions: bool) -> Features:
-        """Give what a Service or ThirdParty is like as a destination."""
-        if party is None:
-            return cls(exists=False, is_service=False, shapes=NO_SHAPES, observed=False, window=-1, tls="", known=())
-        return cls(
-            exists=True,
-            is_service=party.is_service,
-            shapes=party.path_shapes,
-            observed=party.observed,
-            window=numbering.number(party.window),
-            tls=party.tls,
-            known=(party.name, *sorted(party.attributes.items())) if conditions else (),
-        )
+
+#: What is not there accepts nobody.
+_NOWHERE: Final = Features(
+    exists=False,
+    is_service=False,
+    shapes=NO_SHAPES,
+    observed=False,
+    accepts_x509=False,
+    accepts_jwt=False,
+    presenters=frozenset(),
+    openers=frozenset(),
+    window=-1,
+    tls="",
+    known=(),
+)
 
 
 class _Numbers:

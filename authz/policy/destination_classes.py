@@ -25,13 +25,17 @@ _FRESH_PORTS: Final = range(8440, 65_536)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationClass:
-    """Requests to one place, and which Service or ThirdParty that is in either set; `name` is what people call it."""
+    """Requests to one place, and which Service or ThirdParty that is in either set; `name` is what people call it.
+
+    With `tunnel`, a host and a port, it is no request but an opaque tunnel.
+    """
 
     name: str
     direction: Direction
     host: str
     old_party: str | None
     new_party: str | None
+    tunnel: tuple[str, int] | None = None
 
     @property
     def service(self) -> str:
@@ -78,7 +82,24 @@ def destination_classes(
                 new_party=new_party,
             ),
         )
-    return list(found.values())
+    return [*found.values(), *_tunnels(old, new, old_index, new_index)]
+
+
+def _tunnels(
+    old: PolicySet, new: PolicySet, old_index: PolicyIndex, new_index: PolicyIndex
+) -> Iterator[DestinationClass]:
+    """Give what some Service may open tunnels to; all others are closed, whatever a rule allows."""
+    for host, port in sorted({each for side in (old, new) for service in side.services for each in service.tunnels}):
+        before, after = old_index.destination(host, port), new_index.destination(host, port)
+        if any(party is not None and not party.is_service for party in (before, after)):
+            yield DestinationClass(
+                name=f"{host}:{port}",
+                direction=Direction.OUTBOUND,
+                host=f"{host}:{port}",
+                old_party=None if before is None else before.name,
+                new_party=None if after is None else after.name,
+                tunnel=(host, port),
+            )
 
 
 def _hosts(old: PolicySet, new: PolicySet) -> Iterator[tuple[str, int | None, str]]:

@@ -21,28 +21,30 @@ from typing import TYPE_CHECKING, Final
 from authz.policy.answers_over_time import AnswersOverTime
 from authz.policy.caller_classes import caller_classes
 from authz.policy.changed_call import ChangedCall
-from authz.policy.compared_set import ComparedSet, Features, Numbering
+from authz.policy.compared_set import ComparedSet, Numbering
 from authz.policy.destination_classes import destination_classes
 from authz.policy.difference_groups import Grouping
 from authz.policy.difference_notes import difference_notes
 from authz.policy.garbage import collector_at_rest
 from authz.policy.operation import EVERY_OPERATION
-from authz.policy.operation_classes import path_classes
+from authz.policy.operation_classes import path_classes, tunnel_path
+from authz.policy.proof_classes import proof_classes
 from authz.policy.route import PathShape
 from authz.policy.tls_classes import tls_classes
-from authz.policy.uncompared_calls import uncompared_notes
 from authz.request import Call, Direction, TlsVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
+    from authz.identity.spiffe_id import SpiffeId
     from authz.policy.caller_classes import CallerClass, KnownCaller
     from authz.policy.changed_call import Change
-    from authz.policy.compared_set import Meaning
+    from authz.policy.compared_set import Features, Meaning
     from authz.policy.destination_classes import DestinationClass
     from authz.policy.difference_groups import Difference
     from authz.policy.operation_classes import HttpOrGrpc, MethodClass, PathClass
     from authz.policy.policy_set import PolicySet
+    from authz.policy.proof_classes import ProofClass
     from authz.policy.tls_classes import TlsClass
 
     #: Told how many destinations are compared, and of how many.
@@ -76,7 +78,7 @@ def compare(old: PolicySet, new: PolicySet, *, now_ns: int, progress: Progress |
     with collector_at_rest():
         comparer = _Comparer(ComparedSet(old), ComparedSet(new), now_ns)
         differences = comparer.differences(progress)
-    return Comparison(differences=differences, notes=(*difference_notes(old, new), *uncompared_notes(old, new)))
+    return Comparison(differences=differences, notes=tuple(difference_notes(old, new)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,7 @@ class _Comparer:
         self._versions = tls_classes(old.set, new.set)
         said = [(self._said(caller.old), self._said(caller.new)) for caller in self._callers]
         self._kind = [(caller.has_no_sidecar, *each) for caller, each in zip(self._callers, said, strict=True)]
+        self._certified = frozenset(number for number, caller in enumerate(self._callers) if caller.example is None)
         self._heard = frozenset(number for number, caller in enumerate(self._callers) if not caller.is_refused)
         self._moved = frozenset(number for number in self._heard if said[number][0] != said[number][1])
         self._alike: dict[tuple[frozenset[int], frozenset[frozenset[int]]], list[tuple[int, ...]]] = {}
@@ -150,18 +153,25 @@ class _Comparer:
                 progress(number, len(by_profile))
             place = places.pop(profile)
             paths = self._paths(place)
-            grouping.add(self._changed_at(paths), paths.paths, destinations)
+            for proof in proof_classes(place.features, paths.meanings, self._kind, conditions=self._conditions):
+                words = _words(proof, grouping)
+                grouping.add(self._changed_at(paths, proof), paths.paths, destinations, words)
         return grouping.differences()
 
     def _places(self) -> Iterator[_Place]:
         """Give the destinations at which something may be answered differently."""
         for destination in destination_classes(self._old.set, self._new.set, self._old.index, self._new.index):
-            parties = self._old.party(destination), self._new.party(destination)
-            features = tuple(Features.of(each, self._numbering, conditions=self._conditions) for each in parties)
+            features = tuple(
+                each.features(destination, self._numbering, conditions=self._conditions)
+                for each in (self._old, self._new)
+            )
             place = _Place(
                 destination=destination,
                 features=(features[0], features[1]),
-                meanings=(self._old.meanings(parties[0]), self._new.meanings(parties[1])),
+                meanings=(
+                    self._old.meanings(self._old.party(destination)),
+                    self._new.meanings(self._new.party(destination)),
+                ),
             )
             before, after = place.meanings
             if features[0] != features[1] or before.keys() != after.keys() or self._reaches_moved(place):
@@ -170,12 +180,16 @@ class _Comparer:
     def _reaches_moved(self, place: _Place) -> bool:
         if not self._moved:
             return False
-        observed = any(each.observed for each in place.features)
-        return observed or any(
+        if any(each.observed for each in place.features) or self._has_moved_presenters(place):
+            return True
+        return any(
             not (each.is_guardrail or each.callers.isdisjoint(self._moved))
             for side in place.meanings
             for each in side.values()
         )
+
+    def _has_moved_presenters(self, place: _Place) -> bool:
+        return any(not each.presenters.isdisjoint(self._moved) for each in place.features)
 
     def _paths(self, place: _Place) -> _Paths:
         """Take the paths apart that a change can reach."""
@@ -188,8 +202,18 @@ class _Comparer:
         observed = any(each.observed for each in features)
         if observed:  # whatever nobody forbids goes on, for everyone
             operations.append(EVERY_OPERATION)
-        everything = features[0] != features[1] or (observed and bool(self._moved))
+        everything = features[0] != features[1] or (observed and bool(self._moved)) or self._has_moved_presenters(place)
         moved = {number for number, each in enumerate(meanings) if not each.callers.isdisjoint(self._moved)}
+        if place.destination.tunnel is not None:
+            tunnel = tunnel_path(operations)
+            relevant = everything or not tunnel.operations.isdisjoint(changed | moved)
+            return _Paths(
+                place=place,
+                operations=operations,
+                meanings=meanings,
+                changed=changed,
+                paths=[tunnel] if relevant else [],
+            )
         shapes: frozenset[PathShape] = frozenset()
         if features[0].exists and features[1].exists:
             shapes = features[0].shapes ^ features[1].shapes
@@ -197,43 +221,91 @@ class _Comparer:
         found = path_classes(operations, relevant=None if everything else changed | moved, shapes=shapes, gaps=gaps)
         return _Paths(place=place, operations=operations, meanings=meanings, changed=changed, paths=found)
 
-    def _changed_at(self, paths: _Paths) -> Iterator[ChangedCall]:
-        """Give every class of calls at a destination that the two sets answer differently."""
-        inbound = paths.place.destination.direction is Direction.INBOUND
+    def _changed_at(self, paths: _Paths, proof: ProofClass) -> Iterator[ChangedCall]:
+        """Give every class of calls at a destination, proven in one way, that the two sets answer differently."""
+        destination = paths.place.destination
+        inbound = destination.direction is Direction.INBOUND
         known: dict[Hashable, tuple[Change, ...]] = {}
         for path in paths.paths:
             versions: tuple[TlsClass | None, ...] = (None,)
-            if inbound and any(paths.meanings[number].asks_for_tls for number in path.operations & paths.changed):
+            if inbound and self._is_asked_for_tls(paths, path):
                 versions = self._versions
-            methods = tuple(replace(each, tls=tls) for each in path.methods(paths.operations) for tls in versions)
+            methods = tuple(
+                replace(each, tls=tls)
+                for each in path.methods(paths.operations)
+                if each.is_tunnel is (destination.tunnel is not None)
+                for tls in versions
+            )
             for method in methods:
                 here = paths.means(path, method)
-                for numbers in self._asking(paths, here):
-                    caller = self._callers[numbers[0]]
-                    if caller.has_no_sidecar and not inbound:
+                for numbers in self._asking(paths, here, proof):
+                    first = self._callers[numbers[0]]
+                    pair = self._pair(numbers, proof)
+                    if pair is None or (first.has_no_sidecar and not inbound):
                         continue
-                    call = _call(caller, paths.place.destination, method, path)
+                    call = _call(first, destination, method, path, pair)
                     # What the same is said of, on whatever path and by whatever method, is answered alike.
                     said = frozenset(number for number in here if numbers[0] in paths.meanings[number].callers)
-                    key = said, self._kind[numbers[0]], path.shape, path.has_gap, method.tls, method.is_tunnel
+                    opens = tuple(numbers[0] in each.openers for each in paths.place.features)
+                    judged = frozenset(
+                        number for number in here if not paths.meanings[number].callers.isdisjoint(proof.presenters)
+                    )
+                    key = said, judged, opens, self._kind[numbers[0]], path.shape, path.has_gap, method.tls
                     if key not in known:
-                        known[key] = self._answers.changes(call)
+                        changes = self._answers.changes(call)
+                        if changes and proof.like is not None:
+                            like = replace(call, caller=pair[0], presenter=pair[0] if proof.like.is_token else None)
+                            changes = () if changes == self._answers.changes(like) else changes
+                        known[key] = changes
                     for change in known[key]:
                         yield ChangedCall(
                             numbers=numbers, path=path, method=method, change=change, example=call, methods=methods
                         )
 
-    def _asking(self, paths: _Paths, here: list[int]) -> list[tuple[int, ...]]:
+    def _is_asked_for_tls(self, paths: _Paths, path: PathClass) -> bool:
+        """Whether a Guardrail that asks for a version of TLS may be one to the new set and none to the old."""
+        asking = [number for number in path.operations if number < len(paths.meanings)]
+        moved = self._conditions and bool(self._moved)
+        return any(paths.meanings[number].asks_for_tls and (moved or number in paths.changed) for number in asking)
+
+    def _asking(self, paths: _Paths, here: list[int], proof: ProofClass) -> list[tuple[int, ...]]:
         """Give the callers for whom some of the meanings `here` change something, those together who are alike."""
         features = paths.place.features
-        asking = self._heard
+        asking = self._heard - self._certified if proof.is_token else self._heard
+        selected = {paths.meanings[number].callers for number in here}
+        if paths.place.destination.tunnel is not None:
+            asking &= features[0].openers | features[1].openers
+            selected |= {each.openers for each in features}
         if not any(each.observed for each in features):
             asking &= _callers(paths.meanings[number] for number in here if not paths.meanings[number].is_guardrail)
-        if features[0] == features[1]:
+        if features[0] == features[1] and not self._is_judged_otherwise(paths, here, proof):
             asking &= self._moved | _callers(paths.meanings[number] for number in here if number in paths.changed)
         if not asking:
             return []
-        return self._alike_callers(asking, frozenset(paths.meanings[number].callers for number in here))
+        return self._alike_callers(asking, frozenset(selected))
+
+    def _is_judged_otherwise(self, paths: _Paths, here: list[int], proof: ProofClass) -> bool:
+        """Whether whoever presents a token may be judged in another way than before, for every caller."""
+        return not self._moved.isdisjoint(proof.presenters) or any(
+            number in paths.changed and not paths.meanings[number].callers.isdisjoint(proof.presenters)
+            for number in here
+            if paths.meanings[number].is_guardrail
+        )
+
+    def _pair(self, numbers: tuple[int, ...], proof: ProofClass) -> tuple[SpiffeId | None, SpiffeId | None] | None:
+        """Give an example of a caller and of whoever presents its token; None if nobody else does."""
+        first = self._callers[numbers[0]].example
+        if not proof.is_token:
+            return first, None
+        if not proof.presenters:
+            return first, first
+        for presenter in proof.presenters:
+            for number in numbers:
+                if number != presenter:
+                    return self._callers[number].example, self._callers[presenter].example
+                if self._callers[number].another is not None:
+                    return self._callers[number].example, self._callers[number].another
+        return None
 
     def _alike_callers(self, asking: frozenset[int], selected: frozenset[frozenset[int]]) -> list[tuple[int, ...]]:
         """Take callers apart by which of the rules and Guardrails, each for some callers, are for them."""
@@ -254,14 +326,31 @@ def _callers(meanings: Iterable[Meaning]) -> frozenset[int]:
     return next(iter(sets)) if len(sets) == 1 else frozenset().union(*sets)
 
 
-def _call(caller: CallerClass, destination: DestinationClass, method: MethodClass, path: PathClass) -> Call:
-    """Give the example call of four classes."""
+def _words(proof: ProofClass, grouping: Grouping) -> str:
+    """Say how callers are proven, where it is not by their certificates alone."""
+    if not proof.is_token:
+        return ""
+    presenters = grouping.names(frozenset(proof.presenters))
+    return f" with a JWT-SVID presented by {', '.join(presenters)}" if presenters else " with a JWT-SVID"
+
+
+def _call(
+    caller: CallerClass,
+    destination: DestinationClass,
+    method: MethodClass,
+    path: PathClass,
+    pair: tuple[SpiffeId | None, SpiffeId | None],
+) -> Call:
+    """Give the example call of some classes, by a caller and whoever presents its token."""
     inbound = destination.direction is Direction.INBOUND
     tls = TlsVersion.TLS_1_3 if method.tls is None else method.tls.example
+    example, presenter = pair
     return Call(
         direction=destination.direction,
         service=destination.service if inbound else caller.new.name or caller.old.name or "",
-        caller=caller.example,
+        caller=example,
+        third_party=caller.third_party,
+        presenter=presenter,
         method=method.method,
         path=path.target,
         host=destination.host,

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from authz.policy.evaluation import CONNECT
 from authz.policy.route import ANY_SEGMENT
 from authz.policy.segment_trie import SegmentTrie
 
@@ -46,9 +47,16 @@ class Grouping:
         self._lines: dict[tuple[tuple[str, ...], str, Change], tuple[list[str], Call]] = {}
 
     def add(
-        self, changed: Iterable[ChangedCall], paths: Sequence[PathClass], destinations: Sequence[DestinationClass]
+        self,
+        changed: Iterable[ChangedCall],
+        paths: Sequence[PathClass],
+        destinations: Sequence[DestinationClass],
+        proof: str = "",
     ) -> None:
-        """Add what changes at some destinations alike; `paths` are all classes of paths that were looked at."""
+        """Add what changes at some destinations alike; `paths` are all classes of paths that were looked at.
+
+        `proof` says how the callers are proven.
+        """
         calls = list(changed)
         if not calls:
             return
@@ -58,13 +66,17 @@ class Grouping:
         for numbers, same in _by_callers(calls):
             for methods, change, first_by_path in _by_methods(same):
                 for path, operation in _operations(methods, first_by_path, nested):
-                    line = f"{operation}{change.condition}", change
+                    line = f"{operation}{proof}{change.condition}", change
                     lines[line].append(first_by_path[path])
                     whom[line].update(numbers)
         for line, found in lines.items():
             key = (self._names.of(frozenset(whom[line])), *line)
             told, _ = self._lines.setdefault(key, ([], found[0].example))
             told += [each.name for each in destinations]
+
+    def names(self, numbers: frozenset[int]) -> tuple[str, ...]:
+        """Say some classes of callers."""
+        return self._names.of(numbers)
 
     def differences(self) -> tuple[Difference, ...]:
         """Give the differences, sorted."""
@@ -194,6 +206,8 @@ def _written(methods: str, path: PathClass) -> str:
     shape = "" if path.shape is None else f" with {path.shape} in it"
     if path.template is None:
         return f"{methods} on any path{shape}"
+    if methods == CONNECT:  # its path says nothing
+        return methods
     if methods == "grpc":
         return f"grpc {path.template.text[1:].replace(ANY_SEGMENT, '*')}"
     return f"{methods} {path.template.text}{shape}"

@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from authz.policy.policy_set import PolicySet
-    from authz.policy.schema import Mesh, Service
+    from authz.policy.schema import Mesh, Service, ThirdParty
 
 
 def difference_notes(old: PolicySet, new: PolicySet) -> Iterator[str]:
     """Give a sentence for each such difference."""
     yield from _serials(old.mesh, new.mesh)
     yield from _authorities(old.mesh, new.mesh)
-    before = {service.name: service for service in old.services}
+    services = {service.name: service for service in old.services}
     for service in new.services:
-        if service.name in before:
-            yield from _evidence(before[service.name], service)
+        if service.name in services:
+            yield from _tokens(services[service.name], service)
+    third_parties = {third_party.name: third_party for third_party in old.third_parties}
+    for third_party in new.third_parties:
+        if third_party.name in third_parties:
+            yield from _certificates(third_parties[third_party.name], third_party)
 
 
 def _serials(old: Mesh, new: Mesh) -> Iterator[str]:
@@ -45,14 +49,21 @@ def _authorities(old: Mesh, new: Mesh) -> Iterator[str]:
             yield f"who is of the trust domain {domain} is proven by other authorities (`federates` of the Mesh)"
 
 
-def _evidence(old: Service, new: Service) -> Iterator[str]:
-    had, has = Evidence.JWT_SVID in old.accepts, Evidence.JWT_SVID in new.accepts
-    if had is not has:
-        what = "counts from now on" if has else "does not count any more"
-        yield f"{quoted(new.name)}: a JWT-SVID as the proof of a caller {what} (`accepts`)"
-    elif has and _audience(old) != _audience(new):
-        before, after = quoted(_audience(old)), quoted(_audience(new))
+def _tokens(old: Service, new: Service) -> Iterator[str]:
+    """Tell whom tokens must be for, where both take some: which calls have them is compared."""
+    before, after = (quoted(_audience(each)) for each in (old, new))
+    if all(Evidence.JWT_SVID in each.accepts for each in (old, new)) and before != after:
         yield f"{quoted(new.name)}: JWT-SVIDs must be for {after}, and had to be for {before}"
+
+
+def _certificates(old: ThirdParty, new: ThirdParty) -> Iterator[str]:
+    """Tell which certificates prove a caller, where some do in both: that none do any more is compared."""
+    before, after = (
+        {(each.authority, name) for each in third_party.certificates for name in (*each.dns, *each.uri)}
+        for third_party in (old, new)
+    )
+    if before and after and before != after:
+        yield f"other certificates prove that {quoted(new.name)} calls (`certificates`)"
 
 
 def _audience(service: Service) -> str:

@@ -37,13 +37,13 @@ _INBOUND: Final = Direction.INBOUND
 
 def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
     """Answer a call at an instant."""
-    asked = _Asked(index, call)
-    segments = _decoded_path(asked)
+    asked = Asked(index, call)
+    segments = decoded_path(asked)
     if segments is None:
         return asked.answer(Reason.MALFORMED)  # step 1
-    if _is_unidentified(asked):
+    if is_unidentified(asked):
         return asked.answer(Reason.UNIDENTIFIED)  # step 2
-    if _is_untrusted(asked):
+    if is_untrusted(asked):
         return asked.answer(Reason.UNTRUSTED)  # step 2
     destination = asked.destination
     if destination is None:
@@ -53,10 +53,10 @@ def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
 
 def call_facts(index: PolicyIndex, call: Call, destination: Party, segments: list[str]) -> CallFacts:
     """Give what conditions may ask about a well-formed call to a known destination."""
-    return _facts(_Asked(index, call), destination, segments)
+    return _facts(Asked(index, call), destination, segments)
 
 
-class _Asked:
+class Asked:
     """A call with the Services and ThirdParties that it is between, as far as they are known."""
 
     __slots__ = ("call", "caller", "destination", "index")
@@ -106,7 +106,7 @@ def called_party(index: PolicyIndex, call: Call) -> Party | None:
     return None if requested is None else index.destination(*requested)
 
 
-def _decoded_path(asked: _Asked) -> list[str] | None:
+def decoded_path(asked: Asked) -> list[str] | None:
     """Step 1: give the path's segments, or None for a malformed request."""
     call = asked.call
     if not is_method(call.method) or not is_well_formed(call.host):
@@ -117,7 +117,7 @@ def _decoded_path(asked: _Asked) -> list[str] | None:
     return path_segments(call.path, NO_SHAPES if asked.destination is None else asked.destination.path_shapes)
 
 
-def _is_unidentified(asked: _Asked) -> bool:
+def is_unidentified(asked: Asked) -> bool:
     """Step 2: whether nothing that the destination accepts proves who calls, or what does is revoked."""
     call, destination = asked.call, asked.destination
     if call.presenter is not None:
@@ -143,7 +143,7 @@ def _is_presented(index: PolicyIndex, call: Call, presenter: SpiffeId, destinati
     return owner is not None and owner.is_service and owner.name in destination.forwarders
 
 
-def _is_untrusted(asked: _Asked) -> bool:
+def is_untrusted(asked: Asked) -> bool:
     """Step 2: whether an identity is verified, but neither of an own trust domain nor known by name.
 
     Whoever is known by name is of an own or a federated trust domain: a set in which it is otherwise has a fault.
@@ -161,7 +161,7 @@ def is_closed_tunnel(call: Call, caller: Party | None, destination: Party) -> bo
     return requested_host(call.host) not in caller.tunnels
 
 
-def _decided(asked: _Asked, destination: Party, segments: list[str], now_ns: int) -> Decision:
+def _decided(asked: Asked, destination: Party, segments: list[str], now_ns: int) -> Decision:
     """Give what the rules say (steps 4 to 8), until when, and what they would say if all of them were enforced."""
     call, index = asked.call, asked.index
     is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(
@@ -212,10 +212,10 @@ def of_presenter(call: Call) -> Call:
     return replace(call, caller=call.presenter, presenter=None)
 
 
-def _of_presenter(asked: _Asked, destination: Party, segments: list[str]) -> list[Guard]:
+def _of_presenter(asked: Asked, destination: Party, segments: list[str]) -> list[Guard]:
     """Give the guards that mean the call as its presenter's."""
     index, call = asked.index, of_presenter(asked.call)
-    presented = _Asked(index, call)
+    presented = Asked(index, call)
     units = index.units(call.caller, presented.caller)
     guards = index.guards(units, destination, call.method, segments)
     if index.has_conditions:
@@ -229,7 +229,7 @@ def _tls(call: Call, destination: Party) -> TlsVersion | None:
 
 
 def _whose_conditions_hold(
-    asked: _Asked, destination: Party, segments: list[str], entries: list[Entry[Rule]], guards: list[Guard]
+    asked: Asked, destination: Party, segments: list[str], entries: list[Entry[Rule]], guards: list[Guard]
 ) -> tuple[list[Entry[Rule]], list[Guard]]:
     """Leave out what has a condition that does not hold for the call."""
     rules = [rule for rule in (*guards, *(entry.rule for entry in entries)) if rule.conditions]
@@ -244,7 +244,7 @@ def _whose_conditions_hold(
     )
 
 
-def _facts(asked: _Asked, destination: Party, segments: list[str]) -> CallFacts:
+def _facts(asked: Asked, destination: Party, segments: list[str]) -> CallFacts:
     """Give what conditions may ask about."""
     call = asked.call
     caller_service, caller_third_party = _names(asked.caller)

@@ -86,6 +86,8 @@ class PathClass:
             if has_grpc and GRPC_METHOD not in names:
                 found.append(MethodClass(method=GRPC_METHOD, is_grpc=False, named=True))
             found.append(MethodClass(method=_FRESH_METHOD, is_grpc=False, named=False))
+            if CONNECT not in names:
+                found.append(MethodClass(method=CONNECT, is_grpc=False, named=True))
         return found
 
 
@@ -136,6 +138,17 @@ def path_classes(
             if free
         ]
     return found
+
+
+def tunnel_path(operations: Sequence[HttpOrGrpc]) -> PathClass:
+    """Give the path of every request for a tunnel, with the operations that mean it: it counts as `/`."""
+    means = (
+        number
+        for number, each in enumerate(operations)
+        if isinstance(each, HttpOperation) and (each.paths is ALL or any(path.segments == ("",) for path in each.paths))
+    )
+    root = PathTemplate(text="/", segments=("",))
+    return PathClass(target=root.text, template=root, shape=None, has_gap=False, operations=frozenset(means))
 
 
 def forbidden_operation(operation: HttpOrGrpc) -> HttpOperation:

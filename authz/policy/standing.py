@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from authz.decision import Reason
 from authz.policy.condition import ConditionError
-from authz.policy.evaluation import CONNECT, call_facts, is_closed_tunnel
-from authz.policy.host import is_well_formed, requested_host
+from authz.policy.evaluation import (
+    Asked,
+    call_facts,
+    decoded_path,
+    is_closed_tunnel,
+    is_unidentified,
+    is_untrusted,
+    of_presenter,
+)
 from authz.policy.party import GRPC_METHOD, Guard, Rule
-from authz.policy.route import NO_SHAPES, is_grpc_content_type, is_method, path_segments
+from authz.policy.route import is_grpc_content_type
 from authz.policy.ruling import Matched
 from authz.request import Direction
 
@@ -45,6 +52,10 @@ KNOWN_FACTS: Final = frozenset(
 )
 #: A fact that is another one in either set only where a ThirdParty is called.
 _TLS: Final = "tls.version"
+#: A fact that is another one for whoever presents a token.
+_IDENTITY: Final = "caller.identity"
+_SUBJECT: Final = "the token's subject as the caller"
+_PRESENTER: Final = "the token's presenter as the caller"
 
 
 class Variable(NamedTuple):
@@ -97,12 +108,11 @@ _NOTHING: Final = Matched(parties=(), rules=(), forbidding=(), limiting=(), obse
 
 def standing(index: PolicyIndex, call: Call) -> Standing:
     """Give how a call stands in a set."""
-    party = destination_of(index, call.direction, call.service, call.host)
-    segments = _segments(call, party)
-    refused = _refusal(index, call, party, segments)
-    if refused is not None or party is None or segments is None or call.caller is None:
+    asked = Asked(index, call)
+    owner, party, segments = asked.caller, asked.destination, decoded_path(asked)
+    refused = _refusal(asked, segments)
+    if refused is not None or party is None or segments is None:
         return Standing(refused=refused or Reason.MALFORMED, matched=_NOTHING, needs={})
-    owner = index.owner(call.caller)
     units = index.units(call.caller, owner)
     values = [value for name, value in call.headers if name == "content-type"]
     is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(values)
@@ -112,7 +122,10 @@ def standing(index: PolicyIndex, call: Call) -> Standing:
     needs: dict[int, frozenset[Variable]] = {}
     if index.has_conditions and any(rule.conditions for rule in (*rules, *guards)):
         facts = call_facts(index, call, party, segments)
-        rules, guards = _left_open(rules, facts, needs), _left_open(guards, facts, needs)
+        who = "" if call.presenter is None else _SUBJECT
+        rules, guards = _left_open(rules, facts, needs, who), _left_open(guards, facts, needs, who)
+    if call.presenter is not None:
+        guards += _of_presenter(index, call, party, segments, needs)
     tls = call.tls if call.direction is Direction.INBOUND else party.tls
     matched = Matched(
         parties=[each for each in (owner, party) if each is not None and not each.is_service],
@@ -125,35 +138,34 @@ def standing(index: PolicyIndex, call: Call) -> Standing:
     return Standing(refused=None, matched=matched, needs=needs)
 
 
-def destination_of(index: PolicyIndex, direction: Direction, service: str, host: str) -> Party | None:
-    """Give the Service or ThirdParty that is called."""
-    if direction is Direction.INBOUND:
-        return index.service(service)
-    requested = requested_host(host) if is_well_formed(host) else None
-    return None if requested is None else index.destination(*requested)
-
-
-def _segments(call: Call, party: Party | None) -> list[str] | None:
-    """Step 1: give the path's segments, or None for a malformed request."""
-    if not is_method(call.method) or not is_well_formed(call.host):
-        return None
-    if call.method == CONNECT:
-        return [""] if call.direction is Direction.OUTBOUND else None
-    return path_segments(call.path, NO_SHAPES if party is None else party.path_shapes)
-
-
-def _refusal(index: PolicyIndex, call: Call, party: Party | None, segments: Sequence[str] | None) -> Reason | None:
+def _refusal(asked: Asked, segments: Sequence[str] | None) -> Reason | None:
     if segments is None:
         return Reason.MALFORMED
-    if call.caller is None or index.is_revoked(call.caller, call.serial):
+    if is_unidentified(asked):
         return Reason.UNIDENTIFIED
-    if index.owner(call.caller) is None and call.caller.trust_domain not in index.trust_domains:
+    if is_untrusted(asked):
         return Reason.UNTRUSTED
-    return Reason.UNKNOWN_DESTINATION if party is None else None
+    return Reason.UNKNOWN_DESTINATION if asked.destination is None else None
 
 
-def _left_open(rules: Iterable[R], facts: CallFacts, needs: dict[int, frozenset[Variable]]) -> list[R]:
-    """Leave out what is known not to match, and say of the rest what it needs."""
+def _of_presenter(
+    index: PolicyIndex, call: Call, party: Party, segments: list[str], needs: dict[int, frozenset[Variable]]
+) -> list[Guard]:
+    """Give the guards that mean the call as its presenter's, each a value of its own.
+
+    One that means the subject's call, too, may need something else for that.
+    """
+    presented = of_presenter(call)
+    owner = None if presented.caller is None else index.owner(presented.caller)
+    found = index.guards(index.units(presented.caller, owner), party, call.method, segments)
+    guards = [replace(guard) for guard in found if guard.enforced]
+    if any(guard.conditions for guard in guards):
+        return _left_open(guards, call_facts(index, presented, party, segments), needs, _PRESENTER)
+    return guards
+
+
+def _left_open(rules: Iterable[R], facts: CallFacts, needs: dict[int, frozenset[Variable]], who: str) -> list[R]:
+    """Leave out what is known not to match, and say of the rest what it needs; `who` calls, where two may be meant."""
     found = []
     for rule in rules:
         if not rule.conditions:
@@ -164,13 +176,13 @@ def _left_open(rules: Iterable[R], facts: CallFacts, needs: dict[int, frozenset[
                     found.append(rule)
             else:  # one that cannot be told matches whatever the others say: they stand together
                 found.append(rule)
-                needs[id(rule)] = frozenset({_variable(rule.conditions, facts, guardrail=True)})
+                needs[id(rule)] = frozenset({_variable(rule.conditions, facts, who, guardrail=True)})
         else:
             known = [each for each in rule.conditions if _is_known(each)]
             if all(_holds(each, facts) for each in known):
                 found.append(rule)
                 needs[id(rule)] = frozenset(
-                    _variable((each,), facts, guardrail=False) for each in rule.conditions if each not in known
+                    _variable((each,), facts, who, guardrail=False) for each in rule.conditions if each not in known
                 )
     return found
 
@@ -186,9 +198,9 @@ def _holds(condition: Condition, facts: CallFacts) -> bool:
         return False
 
 
-def _variable(conditions: Sequence[Condition], facts: CallFacts, *, guardrail: bool) -> Variable:
+def _variable(conditions: Sequence[Condition], facts: CallFacts, who: str, *, guardrail: bool) -> Variable:
     reads = frozenset().union(*(each.reads for each in conditions))
-    shared = []
+    shared = [who] if who and _IDENTITY in reads else []
     for name in sorted(reads & {*KNOWN_FACTS, _TLS}):
         if name in facts.texts:
             shared.append(f"{name}={facts.texts[name]}")

@@ -88,6 +88,18 @@ def _version_of_tls(documents: _Documents, random: Random) -> None:
         party["spec"]["tls"] = random.choice(("TLSv1_2", "TLSv1_3"))
 
 
+def _evidence(documents: _Documents, random: Random) -> None:
+    """Change what proves a caller, who presents tokens, and where tunnels lead."""
+    others = GeneratedSet(random, evidence=1).documents
+    for kind, fields in (("Service", ("accepts", "forwarders", "egress")), ("ThirdParty", ("certificates",))):
+        party, other = (random.choice(_of(each, kind) or [{"spec": {}}])["spec"] for each in (documents, others))
+        field = random.choice(fields)
+        if field in other:
+            party[field] = other[field]
+        elif len(party.keys() & {"identities", "hosts"}) > 0:
+            party.pop(field, None)
+
+
 _CHANGES: tuple[Callable[[_Documents, Random], None], ...] = (
     _removed,
     _replaced,
@@ -102,4 +114,6 @@ _CHANGES: tuple[Callable[[_Documents, Random], None], ...] = (
     _default_mode,
     _owner_of_an_identity,
     _version_of_tls,
+    _evidence,
+    _evidence,
 )

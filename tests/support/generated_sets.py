@@ -405,6 +405,11 @@ class GeneratedSet:
         path = "/".join(self._random.choice(_SEGMENTS) for _ in range(self._random.randint(1, 4)))
         return SpiffeId.parse(f"spiffe://{domain}/{path}")
 
+    def id_of(self, service: str) -> SpiffeId:
+        """Give an ID of a Service of the set."""
+        (document,) = (each for each in self.documents if each["metadata"]["name"] == service)
+        return self._id_of(self._random.choice(document["spec"]["identities"]))
+
     def _id_of(self, pattern: str) -> SpiffeId:
         """Give an ID that a pattern stands for."""
         while "*" in pattern:

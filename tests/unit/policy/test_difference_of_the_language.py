@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from authz.decision import Reason, Verdict
@@ -12,7 +10,6 @@ from authz.policy.document import SourceFile
 from authz.policy.evaluation import evaluate
 from authz.policy.index import compile_index
 from authz.policy.policy_set import PolicySet, parse_policy_set
-from authz.policy.schema_fields import Evidence
 from tests.support.policy_texts import document, joined, rule, service
 from tests.unit.policy.test_difference import NOW_NS, PARTIES, acme, compared, guard, told
 
@@ -225,11 +222,6 @@ def test_what_proves_an_identity_is_told_in_a_note() -> None:
     old, new = (one_file((mesh(bundle=file), *PARTIES)) for file in ("acme.pem", "other.pem"))
     (note,) = compare(old, new, now_ns=NOW_NS).notes
     assert note.startswith("who is of the trust domain `acme.example` is proven by other authorities")
-    of_tokens = tuple(
-        each.model_copy(update={"accepts": (Evidence.X509_SVID, Evidence.JWT_SVID)}) for each in old.services
-    )
-    notes = compare(old, replace(old, services=of_tokens), now_ns=NOW_NS).notes
-    assert notes[1] == "`b`: a JWT-SVID as the proof of a caller counts from now on (`accepts`)"
 
 
 def test_a_rule_that_only_one_of_two_conditions_shows_is_told() -> None:
