@@ -55,10 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 one re
         return 130
     except BrokenPipeError:
         # The reader of our output has gone: nothing more to say, and nothing to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return NO
     except OSError as error:
         print(f"authz: {error.strerror or error}", file=sys.stderr)
+        _end_output()
         return USAGE
     except SystemExit as leaving:  # argparse leaves so after --help
         return leaving.code if isinstance(leaving.code, int) else USAGE
@@ -67,6 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 one re
             raise
         print(f"authz: a fault of the program: {type(error).__name__}: {error}", file=sys.stderr)
         return USAGE
+
+
+def _end_output() -> None:
+    """Write what is still to be written, or let it go."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_output()
+
+
+def _give_up_output() -> None:
+    """Let what is still to be written go: the interpreter would try again at its end, and complain in its own words."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(words: list[str]) -> int:
