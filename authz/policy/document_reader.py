@@ -149,6 +149,8 @@ class _Reader:
                     found = "; leave the `- ` out" if isinstance(root.value, tuple) else ""
                     message = f"a document is a mapping with `apiVersion`, `kind`, `metadata` and `spec`{found}"
                     self._fault(root.line, root.column, message)
+        except _UnreadableTagError as error:
+            raise self._broken(*_position(text[: error.index]), _UNREADABLE_TAG) from error
         except yaml.MarkedYAMLError as error:
             raise self._broken(*yaml_problem(error, text)) from error
         except yaml.YAMLError as error:  # the reader's own, without a position
@@ -298,16 +300,34 @@ def _added(stack: list[_Open], node: Node) -> Node | None:
     return None
 
 
+class _UnreadableTagError(Exception):
+    """A tag whose percent-encoded bytes are no UTF-8: the parser decodes them, and has no error of its own for it."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+
 def _events(text: str) -> Iterator[yaml.Event]:
-    """Give the parser's events; raises yaml.YAMLError."""
+    """Give the parser's events; raises yaml.YAMLError, and _UnreadableTagError."""
     loader = yaml.CSafeLoader(text)
+    event = None
     try:
         event = loader.get_event()
         while event is not None:  # behind the end of the stream there is none
             yield event
             event = loader.get_event()
+    except UnicodeDecodeError as error:
+        mark = None if event is None else event.end_mark  # of the last one that could be read
+        end = 0 if mark is None else mark.index
+        found = _ENCODED_TAG.search(text, end)
+        raise _UnreadableTagError(end if found is None else found.start()) from error
     finally:
         loader.dispose()
+
+
+_ENCODED_TAG: Final = re.compile(r"![^\s,\[\]{}]*%")
+_UNREADABLE_TAG: Final = "this tag is not allowed; a text that begins with `!` is written in quotes"
 
 
 #: Stands where a fault has been told already; validators do not look at it again.
