@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from authz.request import MAX_HEADERS_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 #: A token is one header at most.
 MAX_TOKEN_BYTES: Final = MAX_HEADERS_BYTES
@@ -35,12 +35,19 @@ def names_a_workload(headers: Iterable[tuple[str, bytes]]) -> bool:
     for name, value in headers:
         if name != "authorization":
             continue
-        # Repeats may have been joined by commas; no token has one.
-        for credentials in value.split(b","):
-            words = credentials.split(None, 2)
-            if len(words) > 1 and words[0].lower() == b"bearer" and _names_a_workload(words[1]):
+        # Repeats may have been joined by commas.
+        for credentials in (value, *value.split(b",")):
+            if any(_names_a_workload(token) for token in _tokens(credentials)):
                 return True
     return False
+
+
+def _tokens(credentials: bytes) -> Iterator[bytes]:
+    """Give what stands behind `Bearer`: up to the next white space, and all of it."""
+    words = credentials.split(None, 2)
+    if len(words) > 1 and words[0].lower() == b"bearer":
+        yield words[1]
+        yield credentials.split(None, 1)[1]
 
 
 def _names_a_workload(token: bytes) -> bool:
