@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_S = 253_402_300_799  # 9999-12-31T23:59:59Z, the last second that RFC 3339's four digits can say
+#: 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, the seconds that RFC 3339's four digits can say
+FIRST_S = -62_135_596_800
+LAST_S = 253_402_300_799
 
 
 def rfc3339_from_ns(instant_ns: int) -> str:
@@ -16,6 +18,6 @@ def rfc3339_from_ns(instant_ns: int) -> str:
     What lies outside the years 1 to 9999 is written as the nearest instant inside.
     """
     seconds, rest_ns = divmod(instant_ns, NS_PER_S)
-    seconds = max(-62_135_596_800, min(seconds, _LAST_S))
+    seconds = max(FIRST_S, min(seconds, LAST_S))
     moment = _EPOCH + timedelta(seconds=seconds)
     return f"{moment:%Y-%m-%dT%H:%M:%S}".rjust(19, "0") + f".{rest_ns // NS_PER_MS:03d}Z"

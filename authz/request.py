@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from authz.identity.spiffe_id import SpiffeId
 
 #: NIST SP 800-204B calls it the PEP's request context; Envoy sends at most 60 KiB of headers by default.
@@ -31,9 +33,31 @@ class TlsVersion(StrEnum):
     TLS_1_3 = "TLSv1_3"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderTable(Protocol):
+    """Headers that are kept as they came, and read when they are asked for."""
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        """Give lower-case names with raw values, in order, repeats kept."""
+        ...
+
+    def values(self, name: str) -> list[bytes]:
+        """Give every value of a header, in order."""
+        ...
+
+
+Headers: TypeAlias = "tuple[tuple[str, bytes], ...] | HeaderTable"
+
+
+def header_values(headers: Headers, name: str) -> list[bytes]:
+    """Give every value of a header, in order."""
+    if isinstance(headers, tuple):
+        return [value for each, value in headers if each == name]
+    return headers.values(name)
+
+
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Call:
-    """One call between workloads.
+    """One call between workloads; never changed, though not frozen: that would double what making one costs.
 
     `caller` is the verified SPIFFE ID, or None where no identity could be verified.
     `service` is the Service whose sidecar asks: the destination of an inbound call, the caller of an outbound one.
@@ -53,7 +77,7 @@ class Call:
     method: str
     path: str
     host: str
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: Headers = ()
     tls: TlsVersion | None = None
     address: str = ""
     serial: str | None = None

@@ -12,16 +12,20 @@ https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from authz.identity.errors import IdentityError
-from authz.identity.x509_svid import MAX_CERTIFICATE_BYTES, X509SvidError, x509_svid_from_pem
+from authz.identity.x509_svid import X509SvidError, x509_svid_from_pem
 from authz.instant import rfc3339_from_ns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from authz.identity.spiffe_id import SpiffeId
+
+#: SVIDs have 1 to 2 KiB; a longer leaf is judged each time, so that what is remembered stays within 16 MiB.
+LONGEST_REMEMBERED_BYTES = 8 * 1024
 
 
 class Unidentified(IdentityError):  # noqa: N818 the name of the contract's reason `unidentified`
@@ -32,45 +36,50 @@ class Unidentified(IdentityError):  # noqa: N818 the name of the contract's reas
 class VerifiedIdentity:
     """Who the peer is, proven by an X.509-SVID; the times are the ends of its validity, both included.
 
-    Times are nanoseconds since the epoch. `serial` is lower-case hexadecimal without leading zeros.
+    Times are nanoseconds since the epoch. `serial` is lower-case hexadecimal without leading zeros. `text` is the
+    SPIFFE ID as text, which every call needs.
     """
 
     spiffe_id: SpiffeId
     serial: str
     not_before_ns: int
     not_after_ns: int
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", str(self.spiffe_id))
 
 
 class PeerVerification:
     """Turns the certificate of a peer into its identity, and reads each certificate once.
 
-    Certificates are remembered by their bytes' SHA-256, the good and the broken, up to about `max_entries` of them;
-    those not seen for long are forgotten first. May be called from several threads at once without a lock: every step
-    is one atomic operation on a dict or a reference, and what a race can lose is only a memory, never an answer.
+    Certificates are remembered by the bytes that they came as, the good and the broken, up to about `max_entries` of
+    them; those not seen for long are forgotten first. May be called from several threads at once without a lock: every
+    step is one atomic operation on a dict or a reference, and what a race can lose is only a memory, never an answer.
+    `decode` makes PEM of what came, where that is something else.
     """
 
-    __slots__ = ("_generation_size", "_older", "_younger")
+    __slots__ = ("_decode", "_generation_size", "_older", "_younger")
 
-    def __init__(self, max_entries: int = 4096) -> None:
+    def __init__(self, max_entries: int = 2048, decode: Callable[[bytes], bytes] = bytes) -> None:
         if max_entries < 2:  # noqa: PLR2004 two generations
             raise ValueError("the memo holds two entries at least")
+        self._decode = decode
         self._generation_size = max_entries // 2
         self._younger: dict[bytes, VerifiedIdentity | str] = {}
         self._older: dict[bytes, VerifiedIdentity | str] = {}
 
-    def verify(self, certificate_pem: bytes, now_ns: int) -> VerifiedIdentity:
-        """Give the identity of the peer that presented this leaf (PEM, decoded); raises Unidentified.
+    def verify(self, certificate: bytes, now_ns: int) -> VerifiedIdentity:
+        """Give the identity of the peer that presented this leaf; raises Unidentified.
 
-        Costs a hash of the bytes and two look-ups where the certificate was seen before.
+        Costs a look-up or two where the certificate was seen before.
         """
         # 1. What the certificate says, once for the same bytes.
-        if len(certificate_pem) > MAX_CERTIFICATE_BYTES:  # not even worth hashing
-            raise Unidentified(f"the certificate has more than {MAX_CERTIFICATE_BYTES} bytes")
-        digest = hashlib.sha256(certificate_pem).digest()
-        found = self._younger.get(digest)
+        found = self._younger.get(certificate)
         if found is None:
-            found = self._older.get(digest) or _judgement(certificate_pem)
-            self._remember(digest, found)
+            found = self._older.get(certificate) or _judgement(self._decode(certificate))
+            if len(certificate) <= LONGEST_REMEMBERED_BYTES:
+                self._remember(certificate, found)
         if isinstance(found, str):
             raise Unidentified(found)
         # 2. INVARIANT (nothing expires in the memo). RFC 5280 4.1.2.5: both ends belong to the validity.
@@ -80,12 +89,12 @@ class PeerVerification:
             raise Unidentified(f"the certificate has expired at {rfc3339_from_ns(found.not_after_ns)}")
         return found
 
-    def _remember(self, digest: bytes, found: VerifiedIdentity | str) -> None:
+    def _remember(self, certificate: bytes, found: VerifiedIdentity | str) -> None:
         younger = self._younger
         if len(younger) >= self._generation_size:
-            self._older, self._younger = younger, {digest: found}
+            self._older, self._younger = younger, {certificate: found}
         else:
-            younger[digest] = found
+            younger[certificate] = found
 
 
 def _judgement(certificate_pem: bytes) -> VerifiedIdentity | str:

@@ -25,6 +25,8 @@ from authz.policy.errors import PolicyError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from authz.request import Headers
+
 #: Different texts of conditions that are kept compiled: a reload, and rules with the same condition, find them here.
 _KEPT: Final = 4096
 
@@ -42,7 +44,7 @@ class CallFacts:
         self,
         *,
         texts: Mapping[str, str],
-        headers: tuple[tuple[str, bytes], ...],
+        headers: Headers,
         caller_attributes: Mapping[str, str],
         destination_attributes: Mapping[str, str],
     ) -> None:

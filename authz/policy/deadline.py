@@ -42,13 +42,19 @@ def _unguarded_until_ns(matched: Matched, now_ns: int, *, allowed: bool) -> int 
         if not matched.rules:
             return None
         if allowed and len(matched.rules) == 1:
-            # The usual case is one rule, whose span ends beyond what is looked at.
-            end_ns = matched.rules[0].window.open_until_ns(now_ns)
-            if end_ns is None or end_ns > now_ns + HORIZON_NS:
-                return None
+            return allowed_by_one_until_ns(matched.rules[0].window, now_ns)
     rules = [rule.window for rule in matched.rules]
     parties = [party.window for party in matched.parties]
     return (allowed_until_ns if allowed else denied_until_ns)(rules, parties, now_ns)
+
+
+def allowed_by_one_until_ns(window: Window, now_ns: int) -> int | None:
+    """Give the end of an allow by one rule, open now, that nothing else has a say in: the usual case."""
+    end_ns = window.open_until_ns(now_ns)
+    if end_ns is None or end_ns > now_ns + HORIZON_NS:
+        return None
+    # Without hours the end is the window's own; with them, a span may follow on another.
+    return end_ns if window.hours is None and window.spans is None else allowed_until_ns([window], (), now_ns)
 
 
 def _guarded_until_ns(matched: Matched, now_ns: int, *, allowed: bool) -> int | None:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from authz.decision import Decision, Reason, Shadow
 from authz.policy.condition import CallFacts
-from authz.policy.deadline import valid_until_ns
+from authz.policy.deadline import allowed_by_one_until_ns, valid_until_ns
 from authz.policy.host import is_well_formed, requested_host
 from authz.policy.party import GRPC_METHOD, most_literal
 from authz.policy.route import NO_SHAPES, grpc_path, is_grpc_content_type, is_method, path_segments
 from authz.policy.ruling import Matched, Ruling, ruling_at, takes_out
-from authz.request import Direction
+from authz.request import Direction, header_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 CONNECT: Final = "CONNECT"
 #: Python 3.11 runs code of its own for each member that is read from an Enum; this one is read for every call.
 _INBOUND: Final = Direction.INBOUND
+_ALLOWED: Final = Reason.ALLOWED
+_NOBODY: Final = (None, None)
 
 
 def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
@@ -64,7 +66,8 @@ class Asked:
     def __init__(self, index: PolicyIndex, call: Call) -> None:
         self.index = index
         self.call = call
-        self.caller = index.certified(call.third_party) if call.caller is None else index.owner(call.caller)
+        identity = call.caller
+        self.caller = index.certified(call.third_party) if identity is None else index.owner(identity)
         self.destination = called_party(index, call)
 
     def answer(
@@ -76,26 +79,25 @@ class Asked:
         shadow: Shadow | None = None,
     ) -> Decision:
         """Give the answer with everything that the record of the call needs."""
-        caller, destination = self.caller, self.destination
+        caller_service, caller_third_party = _names(self.caller)
+        service, third_party = _names(self.destination)
         return Decision(
             reason,
             policy,
             self.index.revision,
             valid_until_ns,
             shadow,
-            caller_service=None if caller is None or not caller.is_service else caller.name,
-            caller_third_party=None if caller is None or caller.is_service else caller.name,
-            destination_service=None if destination is None or not destination.is_service else destination.name,
-            destination_third_party=None if destination is None or destination.is_service else destination.name,
-            route=route,
+            caller_service,
+            caller_third_party,
+            service,
+            third_party,
+            route,
         )
 
 
 def _names(party: Party | None) -> tuple[str | None, str | None]:
     """Give the name of a Service, or that of a ThirdParty."""
-    if party is None:
-        return None, None
-    return (party.name, None) if party.is_service else (None, party.name)
+    return _NOBODY if party is None else party.names
 
 
 def called_party(index: PolicyIndex, call: Call) -> Party | None:
@@ -164,17 +166,27 @@ def is_closed_tunnel(call: Call, caller: Party | None, destination: Party) -> bo
 def _decided(asked: Asked, destination: Party, segments: list[str], now_ns: int) -> Decision:
     """Give what the rules say (steps 4 to 8), until when, and what they would say if all of them were enforced."""
     call, index = asked.call, asked.index
-    is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(
-        [value for name, value in call.headers if name == "content-type"]
-    )
+    is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(header_values(call.headers, "content-type"))
     units = index.units(call.caller, asked.caller)
     guards = index.guards(units, destination, call.method, segments)
-    parties = [each for each in (asked.caller, destination) if each is not None and not each.is_service]
     entries = index.matching_entries(units, destination, call.method, segments, is_grpc=is_grpc)
     if index.has_conditions:
         entries, guards = _whose_conditions_hold(asked, destination, segments, entries, guards)
     if call.presenter is not None:
         guards = list({guard.name: guard for guard in (*guards, *_of_presenter(asked, destination, segments))}.values())
+    parties: Sequence[Party] = ()
+    if not destination.is_service or (asked.caller is not None and not asked.caller.is_service):
+        parties = [each for each in (asked.caller, destination) if each is not None and not each.is_service]
+    if len(entries) == 1 and not guards and not parties and not index.observes and call.method != CONNECT:
+        rule = entries[0].rule
+        if rule.window.is_open(now_ns):
+            # The usual call: one rule allows it, and nothing else of the set has a say (steps 4, 5 and 7 are empty).
+            return asked.answer(
+                _ALLOWED,
+                rule.name,
+                allowed_by_one_until_ns(rule.window, now_ns),
+                _route(call, destination, segments, entries, is_grpc=is_grpc),
+            )
     rules = [entry.rule for entry in entries]
     forbidding: Sequence[Guard] = ()
     limiting: Sequence[Guard] = ()

@@ -153,7 +153,7 @@ class PolicyIndex:
 
     def units(self, caller: SpiffeId | None, owner: Party | None) -> Sequence[Unit]:
         """Give the units of a caller, who belongs to `owner`; without a SPIFFE ID, no pattern selects it."""
-        units: Sequence[Unit] = () if owner is None else (owner.name, *owner.sets)
+        units: Sequence[Unit] = () if owner is None else owner.units
         if self._selected is None or caller is None:
             return units
         return (*units, *_selected_units(self._selected, caller, None if owner is None else owner.name))

@@ -148,14 +148,17 @@ class RuleTable(Generic[R]):
     ) -> list[Entry[R]]:
         """Give the entries that mean this call."""
         found: list[Entry[R]] = []
+        called = f" {destination} {segments[0]}"
         for unit in units:
-            child = self._by_segment.get(f"{unit} {destination} {segments[0]}")
+            child = self._by_segment.get(unit + called)
             if child is not None:
                 found += matching_below(child, segments, 1)
             if self._others:
                 table = self._others.get(f"{unit} {destination}")
                 if table is not None:
                     found += table.meaning(method, segments, is_grpc=is_grpc)
+        if len(found) == 1 and not found[0].grpc:  # the usual case
+            return found if found[0].methods is ALL or method in found[0].methods else []
         return _by_method(found, method, is_grpc=is_grpc) if found else found
 
 
@@ -257,3 +260,11 @@ class Party:
     forwarders: frozenset[str]
     #: the hosts and ports that it may open opaque tunnels to
     tunnels: frozenset[tuple[str, int]]
+    #: what a decision says of it: the name of a Service, or that of a ThirdParty
+    names: tuple[str | None, str | None] = field(init=False, repr=False)
+    #: what it calls as, whatever its SPIFFE ID
+    units: tuple[Unit, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", (self.name, None) if self.is_service else (None, self.name))
+        object.__setattr__(self, "units", (self.name, *self.sets))

@@ -126,7 +126,10 @@ def matching_below(child: SegmentTrie[T] | Tail[T], segments: list[str], depth: 
     """Give the values behind a segment whose templates match the segments from `depth` on."""
     if not isinstance(child, tuple):
         return child.matching(segments, depth)
-    return child[1:] if _fits(child[0], segments, depth, _rest_from(segments)) else ()
+    tail = child[0]
+    if tail is _ONE_SEGMENT:  # `/items/{id}`, of which there are most, needs to know nothing of the rest
+        return child[1:] if depth + 1 == len(segments) and segments[depth] else ()
+    return child[1:] if _fits(tail, segments, depth, _rest_from(segments)) else ()
 
 
 def _parted(tail: Tail[T]) -> SegmentTrie[T]:

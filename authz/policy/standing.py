@@ -27,7 +27,7 @@ from authz.policy.evaluation import (
 from authz.policy.party import GRPC_METHOD, Guard, Rule
 from authz.policy.route import is_grpc_content_type
 from authz.policy.ruling import Matched
-from authz.request import Direction
+from authz.request import Direction, header_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence, Set as AbstractSet
@@ -114,7 +114,7 @@ def standing(index: PolicyIndex, call: Call) -> Standing:
     if refused is not None or party is None or segments is None:
         return Standing(refused=refused or Reason.MALFORMED, matched=_NOTHING, needs={})
     units = index.units(call.caller, owner)
-    values = [value for name, value in call.headers if name == "content-type"]
+    values = header_values(call.headers, "content-type")
     is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(values)
     entries = index.matching_entries(units, party, call.method, segments, is_grpc=is_grpc)
     guards = [guard for guard in index.guards(units, party, call.method, segments) if guard.enforced]
