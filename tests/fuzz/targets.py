@@ -36,25 +36,32 @@ from authz.policy.revocation import parse_revocation
 from authz.policy.route import GrpcMethod, PathShape, PathTemplate, parse_method, path_segments
 from authz.policy.segment_trie import SegmentTrie
 from authz.policy.window import HORIZON_NS, parse_instant_ns
+from authz.records.packed_record import unpack_decision
+from authz.records.record_lines import RecordLines
 from authz.request import Call, Direction
 from authz.sidecar.check.bearer import MAX_TOKEN_BYTES, names_a_workload
 from authz.sidecar.check.checker import Checker, Workload
+from authz.sidecar.check.http2.frames import HEADER_BYTES
+from authz.sidecar.check.http2.health import NOT_SERVING, SERVING
+from authz.sidecar.check.http2.limits import MAX_FRAME_BYTES
 from authz.sidecar.in_force import InForce, PolicyInForce
 from tests.conformance import reference
+from tests.support import http2_frames
 from tests.support.certificates import NOW_NS, SPIFFE_ID, leaf, pem
 from tests.support.check_request import check_request
+from tests.support.http2_peer import LARGE_ANSWER, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from authz.identity.verification import VerifiedIdentity
-    from authz.records.decision_record import DecisionRecord
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 CALLER: Final = SpiffeId.parse(SPIFFE_ID)
 SHAPES: Final = tuple(frozenset(some) for size in range(5) for some in combinations(PathShape, size))
+_LINES: Final = RecordLines("s")
 #: more lines of one input say nothing new
 MAX_LINES: Final = 8
 
@@ -344,8 +351,10 @@ def _no_identity() -> VerifiedIdentity | None:
     return None
 
 
-def _as_json(record: DecisionRecord) -> None:
-    json.loads(record.json_line())
+def _as_json(packed: bytes) -> bool:
+    line = _LINES.line(packed)
+    assert line == unpack_decision(packed, "s").json_line()
+    return bool(json.loads(line))
 
 
 def _answered(message: bytes) -> bool:
@@ -429,10 +438,59 @@ def certificate(data: bytes) -> None:
         assert found.not_before_ns <= NOW_NS <= found.not_after_ns
 
 
+# --- the check path's HTTP/2
+
+CONTENT: Final = http2_frames.message(b"asked")
+
+
+def _heard_of(peer: Peer) -> None:
+    """Read what a server said, as a strict client; and that what it keeps for its peer is bounded."""
+    answers = peer.heard
+    for stream in answers.streams.values():
+        assert stream.message in {None, *peer.asked, LARGE_ANSWER, SERVING, NOT_SERVING}
+    assert not [error for error in peer.failures if "secret" not in str(error)]
+    assert peer.connection.finished == (answers.goaway not in {None, 0})
+    streams, flow = peer.connection._streams, peer.connection._flow
+    assert len(peer.connection._unread) <= HEADER_BYTES + MAX_FRAME_BYTES
+    assert streams._held_bytes == sum(len(each.body) for each in streams.open.values())
+    assert flow.waiting_bytes == sum(len(each.rest) for each in streams.open.values())
+    assert set(flow._queue) <= set(streams.open)
+
+
+def http2_session(data: bytes) -> None:
+    """Any bytes are answered alike in one chunk and in many, by frames that a strict client takes."""
+    whole, cut = Peer(quick=True), Peer(quick=True)
+    whole.say(data)
+    step = 1 + data[0] % 40 if data else 1
+    cut.say(*(data[at : at + step] for at in range(0, len(data), step)))
+    assert whole.said == cut.said
+    assert whole.asked == cut.asked
+    _heard_of(whole)
+    whole.wait(60)
+    whole.drain()
+    whole.wait(60)
+    assert whole.connection.finished
+
+
+def http2_headers(data: bytes) -> None:
+    """Any header blocks, one a line, mean the same on a connection that knows them and on one that never does."""
+    blocks = data.split(b"\n")[:MAX_LINES]
+    knowing, forgetful = Peer(quick=True), Peer(quick=True)
+    for number, block in enumerate([*blocks, *blocks]):
+        stream_id = 5 + 2 * number
+        said = http2_frames.headers(stream_id, raw=block) + http2_frames.data(stream_id, CONTENT, end=True)
+        knowing.say(said)
+        forgetful.known.clear()
+        forgetful.say(said)
+    assert knowing.said == forgetful.said
+    assert knowing.asked == forgetful.asked
+    _heard_of(knowing)
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     each.__name__: each
     for each in (
         loader, documents, window, path, pattern, identity, host, instant, asked_call, check_bytes, check_call,
-        certificate, bearer,
+        certificate, bearer, http2_session, http2_headers,
     )
 }  # fmt: skip

@@ -16,6 +16,7 @@ import grpc
 
 from authz.instant import NS_PER_S
 from authz.proxy.header_names import AUTHZ_PREFIX
+from authz.records.record_lines import RecordLines
 from authz.request import Direction, TlsVersion
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.grpcio_server import GrpcioServer
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from envoy.service.auth.v3 import external_auth_pb2
 
     from authz.identity.verification import VerifiedIdentity
-    from authz.records.decision_record import DecisionRecord
     from authz.request import Call
 
 #: RFC 5280 4.1.2.5: the first year that a certificate can say is 1950, and its last second is that of 9999
@@ -59,7 +59,7 @@ class CheckServer:
         self.in_force = InForce()
         self.now_ns = 0
         self._folder = folder
-        self._records: list[DecisionRecord] = []
+        self._records: list[bytes] = []
         self._checker: Checker
         self._server = GrpcioServer(answer=self._answer, socket_path=str(folder / "check"))
         self._channel = grpc.insecure_channel(f"unix:{folder / 'check'}")
@@ -79,12 +79,16 @@ class CheckServer:
         self._checker = Checker(
             workload=Workload(service=call.service, identity=self._own_identity(call)),
             in_force=self.in_force,
-            record=self._records.append,
+            record=self._taken,
             clock=self.clock,
         )
         response = ask(self._channel, request)
         (record,) = self._records
-        return Answered(response=response, record=json.loads(record.json_line()))
+        return Answered(response=response, record=json.loads(RecordLines(call.service).line(record)))
+
+    def _taken(self, packed: bytes) -> bool:
+        self._records.append(packed)
+        return True
 
     def _answer(self, message: bytes) -> bytes:
         return self._checker.answer(message)

@@ -1,4 +1,4 @@
-"""From the bytes of a CheckRequest to the question that it asks. The only module that reads Envoy's messages.
+"""From the bytes of a CheckRequest to the question that it asks.
 
 What is read is what Envoy says of the call (envoy.service.auth.v3.AttributeContext). With `encode_raw_headers` the
 header map holds the bytes as they came, pseudo-headers and repeats included; these win over the string fields, which
@@ -12,129 +12,184 @@ Nothing is judged here but the form: `direction` is the one claim of `context_ex
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_to_bytes
+from typing import Final, NamedTuple
 
-from envoy.service.auth.v3 import external_auth_pb2
 from google.protobuf.message import DecodeError
 
-from authz.proxy.header_names import AUTHZ_PREFIX, X_AUTHZ_TLS_CIPHER, X_AUTHZ_TLS_VERSION
-from authz.request import Direction, TlsVersion
+from authz.request import Call, Direction, TlsVersion
+from authz.sidecar.check.check_message import CheckRequest, Entry, Peer
+from authz.sidecar.check.wire_headers import HeaderMemo, WireHeaders
 from authz.sidecar.errors import CheckMessageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 #: Envoy takes at most 60 KiB of request headers, and a certificate rarely has more than 4 KiB.
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
-#: The most that is decoded of a URL-encoded certificate; the leaf alone is sent.
+#: The most that is taken of a URL-encoded certificate; the leaf alone is sent.
 MAX_CERTIFICATE_BYTES: Final = 256 * 1024
 
-_TLS_VERSIONS: Final = {"TLSv1.2": TlsVersion.TLS_1_2, "TLSv1.3": TlsVersion.TLS_1_3}
-_PROTOCOLS: Final = {"HTTP/1.0": "http/1.1", "HTTP/1.1": "http/1.1", "HTTP/2": "http/2"}
+#: Envoy's text -> the version, and its text in records
+_TLS_VERSIONS: Final[dict[str, tuple[TlsVersion | None, str | None]]] = {
+    "TLSv1.2": (TlsVersion.TLS_1_2, str(TlsVersion.TLS_1_2)),
+    "TLSv1.3": (TlsVersion.TLS_1_3, str(TlsVersion.TLS_1_3)),
+}
+_NO_TLS: Final = (None, None)
+_HTTP_1: Final = "http/1.1"
+_PROTOCOLS: Final = {b"HTTP/1.0": _HTTP_1, b"HTTP/1.1": _HTTP_1, b"HTTP/2": "http/2"}
+#: Routes have few contexts: one for each direction and destination.
+_MOST_CONTEXTS: Final = 1024
+_LONGEST_CONTEXT_BYTES: Final = 2048
+#: Envoy keeps far fewer connections open to one workload; at most 8 MiB, the certificates included.
+_MOST_CALLERS: Final = 1024
+_LONGEST_CALLER_BYTES: Final = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One check as Envoy put it: the call without its caller, the evidence of the caller, and facts for the record.
+class Context(NamedTuple):
+    """What the route that the call took says of itself.
 
-    `routed_to` is the name of the destination that Envoy's outbound route leads to, "" for nowhere, None where the
-    route does not say. `certificate_pem` is the peer's leaf, empty where there is none. `headers` are lower-case names
-    with their raw values, in order, without pseudo-headers and without the sidecar's own `x-authz-*`.
+    `destination` is the name of the destination that an outbound route leads to, "" for nowhere, None where the route
+    does not say.
     """
 
     direction: Direction
-    claimed_service: str | None
-    claimed_workload: str | None
-    routed_to: str | None
-    certificate_pem: bytes
+    service: str | None
+    workload: str | None
+    destination: str | None
+
+
+class Caller(NamedTuple):
+    """What Envoy says of the other end of a connection: the same for all of its calls."""
+
+    certificate: bytes
     address: str
-    method: str
-    path: str
-    host: str
-    headers: tuple[tuple[str, bytes], ...]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Question(Call):
+    """One check as Envoy put it: a call, the evidence of its caller, and facts for the record.
+
+    Who calls (`caller`, `serial`) is not known yet: whoever judges `certificate` fills it in, once. It is one value all
+    the way, because each further one would cost as much as a look-up of a policy.
+
+    `certificate` is the peer's leaf as Envoy sends it, PEM in URL encoding, empty where there is none. `headers` are
+    lower-case names with their raw values, in order, without pseudo-headers and without the sidecar's own `x-authz-*`.
+    """
+
+    context: Context
+    certificate: bytes
     request_id: str | None
     protocol: str
-    tls: TlsVersion | None
+    tls_version: str | None
     tls_cipher: str | None
+    #: whether there is an `authorization` header
+    has_authorization: bool
 
 
-def question_from_bytes(message: bytes) -> Question:
-    """Read a CheckRequest; raises CheckMessageError where it is none, or says nothing of its direction."""
-    if len(message) > MAX_MESSAGE_BYTES:
-        raise CheckMessageError(f"the check has {len(message)} bytes, more than {MAX_MESSAGE_BYTES}")
-    try:
-        request = external_auth_pb2.CheckRequest.FromString(message)
-    except DecodeError as error:
-        raise CheckMessageError("the check is no envoy.service.auth.v3.CheckRequest") from error
-    attributes = request.attributes
-    http = attributes.request.http
-    pseudo: dict[str, str] = {}
-    own: dict[str, str] = {}
-    headers: list[tuple[str, bytes]] = []
-    for header in http.header_map.headers:
-        name = header.key
-        value = header.raw_value or header.value.encode()
-        if name.startswith(":"):
-            pseudo[name] = value.decode("latin-1")
-        elif name.startswith(AUTHZ_PREFIX):
-            own[name] = value.decode("latin-1")
+class QuestionReader:
+    """Reads the checks of a Service's sidecar; remembers what is the same in many of them, bounded. For one thread."""
+
+    __slots__ = ("_callers", "_contexts", "_memo", "_service")
+
+    def __init__(self, service: str = "") -> None:
+        self._service = service
+        self._memo = HeaderMemo()
+        self._contexts: dict[tuple[bytes, ...], Context] = {}
+        self._callers: dict[bytes, Caller] = {}
+
+    def question(self, message: bytes) -> Question:
+        """Read a CheckRequest; raises CheckMessageError where it is none, or says nothing of its direction."""
+        if len(message) > MAX_MESSAGE_BYTES:
+            raise CheckMessageError(f"the check has {len(message)} bytes, more than {MAX_MESSAGE_BYTES}")
+        try:
+            attributes = CheckRequest.FromString(message).attributes
+        except DecodeError as error:
+            raise CheckMessageError("the check is no envoy.service.auth.v3.CheckRequest") from error
+        http = attributes.request.http
+        source = attributes.source[:]
+        peer = source[0] if len(source) == 1 else b"".join(source)
+        certificate, address = self._callers.get(peer) or self._caller(peer)
+        entries = tuple(attributes.context_extensions[:])
+        headers = WireHeaders(self._memo, http.header_map.headers[:], http.headers[:])
+        (
+            method, path, host, content_type, upgrade, authorization, request_id, tls_version, tls_cipher, _
+        ) = headers.asked_for()  # fmt: skip
+        context = self._contexts.get(entries) or self._context(entries)
+        tls, version = _NO_TLS if tls_version is None else _TLS_VERSIONS.get(tls_version, _NO_TLS)
+        # Written field by field: a class that is called with keywords gets a dictionary of them each time.
+        question = Question.__new__(Question)
+        question.direction = context.direction
+        question.service = self._service
+        question.caller = question.serial = question.third_party = question.presenter = None
+        question.method = http.method.decode("latin-1") if method is None else method
+        question.path = http.path.decode("latin-1") if path is None else path
+        question.host = http.host.decode("latin-1") if host is None else host
+        question.headers = headers
+        question.tls = tls
+        question.address = address
+        question.context = context
+        question.certificate = certificate
+        question.request_id = request_id
+        if content_type is None and upgrade is None:
+            question.protocol = _PROTOCOLS.get(http.protocol, _HTTP_1)
         else:
-            headers.append((name, value))
-    # A sidecar whose Envoy does not send raw headers still decides; repeats are joined by Envoy then.
-    headers.extend(
-        (name, value.encode()) for name, value in http.headers.items() if not name.startswith((":", AUTHZ_PREFIX))
-    )
-    source = attributes.source
-    return Question(
-        direction=_direction(attributes.context_extensions),
-        claimed_service=attributes.context_extensions.get("service"),
-        claimed_workload=attributes.context_extensions.get("workload"),
-        routed_to=attributes.context_extensions.get("destination"),
-        certificate_pem=_certificate(source.certificate),
-        address=_address(source.address.socket_address),
-        method=pseudo.get(":method", http.method),
-        path=pseudo.get(":path", http.path),
-        host=pseudo.get(":authority", http.host),
-        headers=tuple(headers),
-        request_id=_first(headers, "x-request-id"),
-        protocol=_protocol(http.protocol, headers),
-        tls=_TLS_VERSIONS.get(own.get(X_AUTHZ_TLS_VERSION, "")),
-        tls_cipher=own.get(X_AUTHZ_TLS_CIPHER) or None,
-    )
+            question.protocol = _protocol(http.protocol, content_type, upgrade)
+        question.tls_version = version
+        question.tls_cipher = tls_cipher or None
+        question.has_authorization = authorization is not None
+        return question
+
+    def _caller(self, encoded: bytes) -> Caller:
+        try:
+            peer = Peer.FromString(encoded)
+        except DecodeError as error:
+            raise CheckMessageError("the source of the check is none") from error
+        certificate: bytes = peer.certificate
+        if len(certificate) > MAX_CERTIFICATE_BYTES:
+            raise CheckMessageError(f"the certificate has {len(certificate)} bytes, more than {MAX_CERTIFICATE_BYTES}")
+        at = peer.address.socket_address
+        caller = Caller(certificate, _address(at.address.decode("latin-1"), at.port_value))
+        if len(encoded) <= _LONGEST_CALLER_BYTES:
+            if len(self._callers) >= _MOST_CALLERS:
+                self._callers.clear()
+            self._callers[encoded] = caller
+        return caller
+
+    def _context(self, entries: tuple[bytes, ...]) -> Context:
+        context = _context(entries)
+        if len(self._contexts) >= _MOST_CONTEXTS:
+            self._contexts.clear()
+        if sum(map(len, entries)) <= _LONGEST_CONTEXT_BYTES:
+            self._contexts[entries] = context
+        return context
 
 
-def _direction(context: Mapping[str, str]) -> Direction:
-    claimed = context.get("direction", "")
+def _context(entries: tuple[bytes, ...]) -> Context:
+    said: dict[str, str] = {}
     try:
-        return Direction(claimed)
+        for each in entries:
+            entry = Entry.FromString(each)
+            said[entry.key.decode()] = entry.value.decode()
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise CheckMessageError("the check's context_extensions are no map of texts") from error
+    claimed = said.get("direction", "")
+    try:
+        direction = Direction(claimed)
     except ValueError as error:
         # A route without per-route configuration sends an empty map: a misconfigured listener, never a guess.
         text = f"context_extensions say direction `{claimed[:32]}`, not inbound or outbound"
         raise CheckMessageError(text) from error
+    return Context(direction, said.get("service"), said.get("workload"), said.get("destination"))
 
 
-def _certificate(encoded: str) -> bytes:
-    if len(encoded) > MAX_CERTIFICATE_BYTES:
-        raise CheckMessageError(f"the certificate has {len(encoded)} bytes, more than {MAX_CERTIFICATE_BYTES}")
-    return unquote_to_bytes(encoded)
-
-
-def _address(socket_address: external_auth_pb2.AttributeContext) -> str:
-    host: str = socket_address.address
+def _address(host: str, port: int) -> str:
     if not host:
         return ""
-    return f"[{host}]:{socket_address.port_value}" if ":" in host else f"{host}:{socket_address.port_value}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _first(headers: list[tuple[str, bytes]], wanted: str) -> str | None:
-    return next((value.decode("latin-1") for name, value in headers if name == wanted), None)
-
-
-def _protocol(version: str, headers: list[tuple[str, bytes]]) -> str:
-    content_type = _first(headers, "content-type") or ""
-    if content_type == "application/grpc" or content_type.startswith(("application/grpc+", "application/grpc;")):
+def _protocol(version: bytes, content_type: str | None, upgrade: str | None) -> str:
+    if content_type is not None and (
+        content_type == "application/grpc" or content_type.startswith(("application/grpc+", "application/grpc;"))
+    ):
         return "grpc"
-    if (_first(headers, "upgrade") or "").lower() == "websocket":
+    if upgrade is not None and upgrade.lower() == "websocket":
         return "websocket"
-    return _PROTOCOLS.get(version, "http/1.1")
+    return _PROTOCOLS.get(version, _HTTP_1)

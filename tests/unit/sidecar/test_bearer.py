@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from authz.identity.spiffe_id import SpiffeId
 from authz.identity.verification import VerifiedIdentity
 from authz.policy.index import compile_index
+from authz.records.packed_record import unpack_decision
 from authz.sidecar.check.bearer import MAX_TOKEN_BYTES, names_a_workload
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.in_force import InForce, PolicyInForce
@@ -105,20 +106,25 @@ SET = parsed(
 
 def asked(of: str, direction: str, destination: str, *headers: tuple[str, bytes]) -> tuple[str, DecisionRecord]:
     """Ask the sidecar of a Service; orders is whoever calls."""
-    records: list[DecisionRecord] = []
+    records: list[bytes] = []
     own = VerifiedIdentity(spiffe_id=SpiffeId.parse(SPIFFE_ID), serial="1", not_before_ns=0, not_after_ns=NOW_NS + 1)
     in_force = InForce()
     in_force.policy = PolicyInForce(index=compile_index(SET))
+
+    def taken(packed: bytes) -> bool:
+        records.append(packed)
+        return True
+
     checker = Checker(
         workload=Workload(service=of, identity=lambda: own),
         in_force=in_force,
-        record=records.append,
+        record=taken,
         clock=lambda: NOW_NS,
     )
     message = check_request(direction=direction, host=destination, headers=headers, certificate_pem=pem(leaf()))
     response = external_auth_pb2.CheckResponse.FromString(checker.answer(message.SerializeToString()))
     assert not checker.faults
-    return response.dynamic_metadata["reason"], records[0]
+    return response.dynamic_metadata["reason"], unpack_decision(records[0], of)
 
 
 SIDES = pytest.mark.parametrize(("of", "direction"), [("", "inbound"), ("orders", "outbound")])

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from envoy.service.auth.v3 import external_auth_pb2
-from hypothesis import example, given, strategies as st
+from envoy.config.core.v3 import address_pb2, base_pb2
+from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
+from hypothesis import example, given, settings, strategies as st
 
 from authz.request import Direction, TlsVersion
-from authz.sidecar.check.question import MAX_MESSAGE_BYTES, Question, question_from_bytes
+from authz.sidecar.check.check_message import FIELDS
+from authz.sidecar.check.question import MAX_MESSAGE_BYTES, Question, QuestionReader
 from authz.sidecar.errors import CheckMessageError
 from tests.support.check_request import check_request
+from tests.support.envoy_check import as_envoy_says, parsed
 
 
 def read(request: external_auth_pb2.CheckRequest) -> Question:
-    return question_from_bytes(request.SerializeToString())
+    return QuestionReader().question(request.SerializeToString())
 
 
 def test_the_raw_path_wins_over_what_envoy_made_of_it() -> None:
@@ -27,7 +32,7 @@ def test_without_raw_headers_the_string_fields_are_read() -> None:
     http.method, http.path, http.host = "POST", "/orders", "orders"
     http.headers["content-type"] = "text/plain"
     question = read(request)
-    assert (question.direction, question.method, question.path, question.host) == (
+    assert (question.context.direction, question.method, question.path, question.host) == (
         Direction.OUTBOUND,
         "POST",
         "/orders",
@@ -73,9 +78,32 @@ def test_http2_is_named() -> None:
     assert read(check_request(protocol="HTTP/2")).protocol == "http/2"
 
 
+def test_a_question_has_all_its_fields_and_no_caller_yet() -> None:
+    question = read(check_request(path="/a", host="catalog"))
+    assert all(hasattr(question, field.name) for field in dataclasses.fields(Question))
+    nobody = (question.caller, question.serial, question.third_party, question.presenter)
+    assert nobody == (None, None, None, None)
+
+
+def test_a_source_that_stands_twice_is_one() -> None:
+    request = check_request(certificate_pem=b"pem")
+    once = request.SerializeToString()
+    again = external_auth_pb2.CheckRequest()
+    again.attributes.source.address.socket_address.port_value = 7
+    question = QuestionReader().question(once + again.SerializeToString())
+    assert (question.certificate, question.address) == (b"pem", "127.0.0.1:7")
+
+
+def test_a_request_id_is_read_in_every_form_of_its_length() -> None:
+    reader = QuestionReader()
+    for length in (0, 1, 36, 110, 111, 127, 128, 300, 20_000):
+        message = check_request(headers=(("x-request-id", b"i" * length),)).SerializeToString()
+        assert reader.question(message).request_id == "i" * length
+
+
 def test_a_message_beyond_the_limit_is_not_parsed() -> None:
     with pytest.raises(CheckMessageError):
-        question_from_bytes(bytes(MAX_MESSAGE_BYTES + 1))
+        QuestionReader().question(bytes(MAX_MESSAGE_BYTES + 1))
 
 
 @given(st.binary(max_size=4096))
@@ -83,7 +111,90 @@ def test_a_message_beyond_the_limit_is_not_parsed() -> None:
 @example(check_request().SerializeToString()[:-3])
 def test_any_bytes_give_a_question_or_a_check_message_error(message: bytes) -> None:
     try:
-        question = question_from_bytes(message)
+        question = QuestionReader().question(message)
     except CheckMessageError:
         return
-    assert question.direction in set(Direction)
+    assert question.context.direction in set(Direction)
+
+
+def test_the_messages_are_envoys_own() -> None:
+    envoys = {
+        "CheckRequest": external_auth_pb2.CheckRequest,
+        "AttributeContext": attribute_context_pb2.AttributeContext,
+        "Peer": attribute_context_pb2.AttributeContext.Peer,
+        "Request": attribute_context_pb2.AttributeContext.Request,
+        "HttpRequest": attribute_context_pb2.AttributeContext.HttpRequest,
+        "Address": address_pb2.Address,
+        "SocketAddress": address_pb2.SocketAddress,
+        "HeaderMap": base_pb2.HeaderMap,
+        "HeaderValue": base_pb2.HeaderValue,
+        "Entry": attribute_context_pb2.AttributeContext.HttpRequest.HeadersEntry,
+    }
+    assert set(FIELDS) == set(envoys)
+    for message, fields in FIELDS.items():
+        theirs = envoys[message].DESCRIPTOR.fields_by_name
+        for name, number, kind in fields:
+            field = theirs[name]
+            assert (field.number, field.is_repeated) == (number, kind.endswith("[]")), name
+            # texts and messages are bytes of the same form
+            is_number = field.type == field.TYPE_UINT32
+            assert is_number == (kind == "uint32"), name
+
+
+NAMES = st.sampled_from(
+    [":method", ":path", ":authority", "content-type", "x-request-id", "x-authz-tls-version", "x-authz-n", "a", "b-c"]
+) | st.text(alphabet="abc:-", max_size=6)
+VALUES = st.binary(max_size=40) | st.just(b"x" * 300)
+REQUESTS = st.builds(
+    check_request,
+    direction=st.sampled_from(["inbound", "outbound"]),
+    headers=st.lists(st.tuples(NAMES, VALUES), max_size=8).map(tuple),
+    path=st.text(alphabet=st.characters(max_codepoint=255), max_size=20),
+    extensions=st.dictionaries(st.sampled_from(["service", "workload", "destination", "x"]), st.text(max_size=5)),
+)
+
+
+class TestAgreement:
+    """A question says what Envoy's own classes read in the same bytes, whatever was read before."""
+
+    READER = QuestionReader()
+
+    @given(request=REQUESTS, without_raw=st.booleans())
+    def test_of_checks(self, request: external_auth_pb2.CheckRequest, *, without_raw: bool) -> None:
+        if without_raw:
+            for name in ("accept", "content-type", "x-authz-n", ":path"):
+                request.attributes.request.http.headers[name] = "text"
+            del request.attributes.request.http.header_map.headers[:]
+        self.compare(request, self.READER.question(request.SerializeToString()))
+
+    @settings(max_examples=300)
+    @given(request=REQUESTS, place=st.integers(0, 600), byte=st.integers(0, 255), cut=st.booleans())
+    def test_of_broken_checks(
+        self, request: external_auth_pb2.CheckRequest, place: int, byte: int, *, cut: bool
+    ) -> None:
+        message = bytearray(request.SerializeToString())
+        place %= len(message)
+        message[place] = byte
+        if cut:
+            del message[place + 1 :]
+        read = parsed(bytes(message))
+        try:
+            question = self.READER.question(bytes(message))
+        except CheckMessageError:
+            return
+        if read is not None:  # a text that is no UTF-8 is refused by Envoy's classes alone
+            self.compare(read, question)
+
+    @staticmethod
+    def compare(request: external_auth_pb2.CheckRequest, question: Question) -> None:
+        says = as_envoy_says(request)
+        context = question.context
+        assert context.direction.value == says["context"]["direction"]
+        assert (context.service, context.workload, context.destination) == tuple(
+            says["context"].get(name) for name in ("service", "workload", "destination")
+        )
+        assert (question.method, question.path, question.host) == (says["method"], says["path"], says["host"])
+        raw = len(request.attributes.request.http.header_map.headers)
+        told = list(question.headers)
+        assert (told if raw else sorted(told)) == says["headers"]
+        assert question.certificate == says["certificate"]
