@@ -41,12 +41,14 @@ def policies(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def start(tmp_path: Path, policies: Path) -> Iterator[Callable[..., SidecarProcess]]:
+@pytest.fixture(params=["native", "grpcio"])
+def start(tmp_path: Path, policies: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., SidecarProcess]]:
+    """Both transports have to behave alike: grpcio is the fallback, and what the other one is compared with."""
     started: list[SidecarProcess] = []
 
     def starter(*arguments: str, service: str = "catalog") -> SidecarProcess:
-        started.append(SidecarProcess(*arguments, service=service, policies=policies, folder=tmp_path))
+        words = ("--check-transport", request.param, *arguments)
+        started.append(SidecarProcess(*words, service=service, policies=policies, folder=tmp_path))
         return started[-1]
 
     yield starter
@@ -215,7 +217,7 @@ def test_a_permission_that_was_taken_away_does_not_come_back_with_a_restart(
     first.wait_for("READY=1")
     assert reason(first.check(asked)) == "allowed"
     # From here on the set that is in force cannot be kept: a folder stands where its draft would.
-    (state / f"last-good.json.{first.process.pid}.draft").mkdir()
+    (state / "last-good.json.draft").mkdir()
     replace(policies / "orders.yaml", ORDERS_READ_CATALOG.replace("GET", "POST"))
     first.wait_for("is in force")
     assert reason(first.check(asked)) == "no_policy"
@@ -279,6 +281,7 @@ def test_a_log_that_was_moved_away_is_followed(start: Callable[..., SidecarProce
             ask(channel, check_request())
             asked += 1
         ask(channel, check_request())
+    assert sidecar.stop() == 0
     lines = (tmp_path / "rotated").read_text().splitlines() + log.read_text().splitlines()
     assert len(lines) == asked + 2
 
@@ -353,6 +356,23 @@ def test_hostile_messages_are_answered_with_a_deny_or_a_grpc_error(
         (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--identity", "spire:x"], "not supported yet"),
         (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--identity", "files:/nowhere"], "svid.pem"),
         (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--decision-log", "/nowhere/x"], "decision log"),
+        (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--workers", "17"], "give 1 to 16"),
+        (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--audit", "strict"], "where records go"),
+        (
+            [
+                "--service",
+                "a",
+                "--policies",
+                "POLICIES",
+                "--socket",
+                "s",
+                "--check-transport",
+                "grpcio",
+                "--workers",
+                "2",
+            ],
+            "there is one",
+        ),
         (["--service", "a"], "required: --policies, --socket"),
     ],
 )

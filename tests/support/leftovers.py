@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,5 +45,7 @@ class Traces:
             self.runtime_directory,
             *(self.state / name for name in ("state.json", "svids", "authorities", "envoy")),
         ]
-        sockets = [path for path in self.state.rglob("*") if path.is_socket()]
+        # Folders that go meanwhile are passed over.
+        files = (Path(folder, name) for folder, _, names in os.walk(self.state) for name in names)
+        sockets = [path for path in files if path.is_socket()]
         return [str(pid) for pid in self.living()] + [str(path) for path in (*paths, *sockets) if path.exists()]

@@ -6,9 +6,6 @@ RESOURCE_EXHAUSTED, which Envoy turns into a refusal: memory stays bounded.
 
 from __future__ import annotations
 
-import os
-import socket
-import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +14,7 @@ import grpc
 
 from authz.sidecar.check.question import MAX_MESSAGE_BYTES
 from authz.sidecar.errors import SidecarError
+from authz.sidecar.listening_socket import clear, created_with_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +22,6 @@ if TYPE_CHECKING:
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
 WORKER_THREADS: Final = 8
 MAX_CONCURRENT_CHECKS: Final = 1024
-#: sockaddr_un(7): sun_path has 108 bytes, the last of them 0
-MAX_SOCKET_PATH_BYTES: Final = 107
-#: the group may ask as well as the owner: Envoy often runs as another user of the same group
-SOCKET_MODE: Final = 0o660
 
 
 class GrpcioServer:
@@ -53,15 +47,12 @@ class GrpcioServer:
 
     def start(self) -> None:
         """Listen; raises SidecarError where the socket cannot be had."""
-        _clear(self._path)
-        # The socket is created with its mode: there is no instant at which others may connect.
-        before = os.umask(0o777 & ~SOCKET_MODE)
+        clear(self._path)
         try:
-            self._server.add_insecure_port(f"unix:{self._path}")
+            with created_with_mode():
+                self._server.add_insecure_port(f"unix:{self._path}")
         except RuntimeError as error:
             raise SidecarError(f"{self._path}: cannot listen on this socket") from error
-        finally:
-            os.umask(before)
         self._server.start()
         self._inode = Path(self._path).stat().st_ino
 
@@ -77,26 +68,3 @@ class GrpcioServer:
         self._server.stop(grace_s).wait()
         if self.is_reachable():
             Path(self._path).unlink(missing_ok=True)
-
-
-def _clear(path: str) -> None:
-    """Remove a socket that nobody answers on; raises SidecarError where somebody does, or where it is no socket."""
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        raise SidecarError(f"{path}: a unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes; use a shorter one")
-    directory = Path(path).parent
-    if not directory.is_dir():
-        raise SidecarError(f"{path}: there is no folder `{directory}` to put the socket in")
-    try:
-        mode = Path(path).lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise SidecarError(f"{path}: is there already and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except OSError:
-            Path(path).unlink(missing_ok=True)
-            return
-    raise SidecarError(f"{path}: another server answers on this socket; stop it first")

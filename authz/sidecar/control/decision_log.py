@@ -7,16 +7,17 @@ per interval, and never delays or changes a decision.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from authz.sidecar.errors import SidecarError
-
-if TYPE_CHECKING:
-    from authz.records.decision_record import DecisionRecord
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +26,17 @@ _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NON
 #: who called whom is not for every user of the machine
 _MODE: Final = 0o600
 _LOG_INTERVAL_S: Final = 10.0
+#: of a file behind a place: far more than is ever written at once
+_MOST_READ_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPlace:
+    """A file, whatever its name is by now, and an offset in it."""
+
+    device: int
+    inode: int
+    size_bytes: int
 
 
 class DecisionLog:
@@ -38,10 +50,11 @@ class DecisionLog:
         self._said_s = -_LOG_INTERVAL_S
         #: records that could not be written
         self.lost = 0
+        #: how often the file was opened
+        self.opened = 1
 
-    def append(self, record: DecisionRecord) -> None:
-        """Write one record; never raises."""
-        line = record.json_line()
+    def append(self, line: bytes) -> bool:
+        """Write one record, its line end included; says whether it is in the file, never raises."""
         with self._lock:
             if self._broken_line:
                 line = b"\n" + line
@@ -49,16 +62,51 @@ class DecisionLog:
                 written = os.write(self._file, line)
             except OSError as error:
                 self._lose(error.strerror or str(error))
-                return
+                return False
             self._broken_line = written != len(line)
             if self._broken_line:
                 self._lose(f"only {written} of {len(line)} bytes were taken")
+            return not self._broken_line
 
     def _lose(self, why: str) -> None:
         self.lost += 1
         if time.monotonic() - self._said_s >= _LOG_INTERVAL_S:
             self._said_s = time.monotonic()
             _log.error("%s: a record is lost: %s (%d so far)", self._path, why, self.lost)
+
+    def write(self, lines: bytes) -> int:
+        """Write what other processes recorded, as much as is taken, and give how much that was; never raises."""
+        try:
+            return os.write(self._file, lines)
+        except OSError as error:
+            if time.monotonic() - self._said_s >= _LOG_INTERVAL_S:
+                self._said_s = time.monotonic()
+                _log.error("%s: records wait for room: %s", self._path, error.strerror)
+            return 0
+
+    def place(self) -> LogPlace | None:
+        """Say which file is written to and where it ends now; None where it is none, such as a pipe."""
+        facts = os.fstat(self._file)
+        if not stat.S_ISREG(facts.st_mode):
+            return None
+        return LogPlace(device=facts.st_dev, inode=facts.st_ino, size_bytes=facts.st_size)
+
+    def ends_within_a_line(self) -> bool:
+        """Whether somebody who was killed has left the beginning of a line."""
+        place = self.place()
+        return place is not None and place.size_bytes > 0 and self.written_since(place, back_bytes=1) != b"\n"
+
+    def written_since(self, place: LogPlace, *, back_bytes: int = 0) -> bytes:
+        """Give what stands behind a place, wherever the file has been moved in its folder; b"" where it has gone."""
+        for path in (Path(self._path), *_siblings(self._path)):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                with open(descriptor, "rb") as file:  # noqa: PTH123 it is open
+                    facts = os.fstat(descriptor)
+                    if (facts.st_dev, facts.st_ino) == (place.device, place.inode):
+                        file.seek(place.size_bytes - back_bytes)
+                        return file.read(_MOST_READ_BYTES)
+        return b""
 
     def reopen(self) -> None:
         """Open the path anew, after a rotation renamed the file (the sidecar does this on SIGHUP)."""
@@ -70,6 +118,7 @@ class DecisionLog:
         with self._lock:
             before, self._file = self._file, file
             self._broken_line = False
+        self.opened += 1
         os.close(before)
 
     def follow(self) -> None:
@@ -86,6 +135,13 @@ class DecisionLog:
     def close(self) -> None:
         """Close the file; nothing may be appended afterwards."""
         os.close(self._file)
+
+
+def _siblings(path: str) -> tuple[Path, ...]:
+    try:
+        return tuple(Path(path).parent.iterdir())
+    except OSError:
+        return ()
 
 
 def _open(path: str) -> int:

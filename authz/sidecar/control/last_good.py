@@ -7,14 +7,12 @@ atomically and synced: a crash leaves the old one or the new one.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import logging
-import os
 from typing import TYPE_CHECKING, Final
 
 from authz.policy.document import SourceFile
-from authz.sidecar.errors import SidecarError
+from authz.sidecar.control.replaced_file import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,19 +51,3 @@ def kept(state: Path) -> tuple[SourceFile, ...] | None:
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in place of another, whole or not at all, on disk when this returns."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise SidecarError(f"{path}: cannot be written: {error.strerror}") from error

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from authz.notify import notify
-from authz.sidecar.control.last_good import replace_file
+from authz.sidecar.control.replaced_file import replace_file
 from authz.sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
@@ -21,16 +21,41 @@ _log = logging.getLogger(__name__)
 FILE_NAME: Final = "status.json"
 
 
-class StatusReport:
-    """Writes STATE/status.json on every change, and tells the supervisor when the sidecar is ready.
+class StatusFile:
+    """STATE/status.json: {"pid", "service", "ready": bool, "revision": str|null, "stale": bool, "faults": [str]}.
 
-    The file: {"pid", "service", "ready": bool, "revision": str|null, "stale": bool, "faults": [str]}. Ready means
-    that the sidecar listens and has a usable set; a sidecar with a stale set is ready.
+    `pid` is the process that is told to end. Ready means that the sidecar listens and has a usable set; a sidecar with
+    a stale set is ready. Without a state folder nothing is written.
     """
 
-    def __init__(self, *, service: str, state: Path | None) -> None:
+    def __init__(self, *, service: str, state: Path | None, pid: int) -> None:
         self._service = service
         self._path = None if state is None else state / FILE_NAME
+        self._pid = pid
+
+    def write(self, *, ready: bool, revision: str | None, faults: tuple[str, ...]) -> None:
+        """Replace the file; one that cannot be written is logged."""
+        if self._path is None:
+            return
+        status = {
+            "pid": self._pid,
+            "service": self._service,
+            "ready": ready,
+            "revision": revision,
+            "stale": bool(faults),
+            "faults": list(faults),
+        }
+        try:
+            replace_file(self._path, json.dumps(status).encode())
+        except SidecarError as error:
+            _log.error("%s", error)
+
+
+class StatusReport:
+    """Writes the status file on every change, and tells the supervisor when the sidecar is ready."""
+
+    def __init__(self, *, service: str, state: Path | None) -> None:
+        self._file = StatusFile(service=service, state=state, pid=os.getpid())
         self._listening = False
         self._policy: PolicyInForce | None = None
 
@@ -46,27 +71,18 @@ class StatusReport:
 
     def _write(self) -> None:
         policy = self._policy
-        ready = self._listening and policy is not None and policy.index is not None
-        if self._path is not None:
-            status = {
-                "pid": os.getpid(),
-                "service": self._service,
-                "ready": ready,
-                "revision": None if policy is None else policy.revision,
-                "stale": policy is not None and policy.stale,
-                "faults": [] if policy is None else list(policy.faults),
-            }
-            try:
-                replace_file(self._path, json.dumps(status).encode())
-            except SidecarError as error:
-                _log.error("%s", error)
-        if ready:
-            notify(f"READY=1\nSTATUS={_words(policy)}")
-        elif self._listening:
-            notify("STATUS=no usable policy set: every call is denied")
+        revision = None if policy is None else policy.revision
+        faults = () if policy is None else policy.faults
+        ready = self._listening and revision is not None
+        self._file.write(ready=ready, revision=revision, faults=faults)
+        if self._listening:
+            say_status(ready=ready, revision=revision, stale=bool(faults))
 
 
-def _words(policy: PolicyInForce | None) -> str:
-    revision = "none" if policy is None or policy.revision is None else policy.revision[:12]
-    stale = policy is not None and policy.stale
-    return f"revision {revision} is in force" + (", newer files cannot be used" if stale else "")
+def say_status(*, ready: bool, revision: str | None, stale: bool) -> None:
+    """Tell who started the sidecar how it stands."""
+    if ready:
+        newer = ", newer files cannot be used" if stale else ""
+        notify(f"READY=1\nSTATUS=revision {(revision or 'none')[:12]} is in force{newer}")
+    else:
+        notify("STATUS=no usable policy set: every call is denied")

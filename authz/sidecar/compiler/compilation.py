@@ -1,0 +1,136 @@
+"""One policy set read, parsed and compiled, or why not: what a compiler does before it forks anyone.
+
+INVARIANT (no way back): a set that comes into force is kept in the state folder before anyone answers by it; where it
+cannot be kept the one kept before is taken away, so that an older set does not come back at a restart with what this
+one takes away.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from authz.errors import AuthzError
+from authz.policy.errors import PolicySetFaults
+from authz.policy.index import compile_index
+from authz.policy.policy_set import parse_policy_set
+from authz.policy_folder import read_policy_folder
+from authz.sidecar.compiler.policy_source import opened_source, source_digest
+from authz.sidecar.control import last_good
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from authz.policy.document import SourceFile
+    from authz.policy.index import PolicyIndex
+
+_log = logging.getLogger(__name__)
+
+#: faults that are shown of one set; the rest is counted
+MAX_FAULTS_SHOWN: Final = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """A set that can come into force; `index` is None where there is none at all. `faults` are the folder's."""
+
+    index: PolicyIndex | None
+    files: tuple[SourceFile, ...]
+    digest: str
+    compiled_ns: int
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """What stands in the folder cannot be used, and why."""
+
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Same:
+    """What stands in the folder is in force already."""
+
+
+Result: TypeAlias = Compiled | Refused | Same
+
+
+def compiled_folder(folder: str, *, state: Path | None, in_force: str, serving: bool) -> Result:
+    """Compile what stands in a folder.
+
+    `in_force` is the digest of the set that decides now, "" where there is none. Where none is `serving` yet, a folder
+    that cannot be used gives the set that was kept last, or none: somebody must deny.
+    """
+    try:
+        files = read_policy_folder(folder)
+        digest = source_digest(files)
+        if digest == in_force:
+            return Same()
+        compiled = _compiled(files, digest)
+    except PolicySetFaults as error:
+        faults = _shown(error)
+    except AuthzError as error:
+        faults = (str(error),)
+    except Exception as error:  # noqa: BLE001 whatever goes wrong with new files leaves the set before in force
+        faults = (f"{folder}: a fault of the program: {type(error).__name__}: {error}",)
+    else:
+        if state is not None:
+            _keep(state, files)
+        return compiled
+    return Refused(faults=faults) if serving else compiled_kept(state, faults)
+
+
+def compiled_again(source: int) -> Compiled | Refused:
+    """Compile what is in force once more, from its sealed source."""
+    try:
+        files = opened_source(source)
+        return _compiled(files, source_digest(files))
+    except Exception as error:  # noqa: BLE001 it was compiled before; what has changed is the machine or the clock
+        return Refused(faults=(f"the set in force cannot be compiled again: {type(error).__name__}: {error}",))
+
+
+def no_set(faults: tuple[str, ...] = ()) -> Compiled:
+    """Give what denies every call."""
+    return Compiled(index=None, files=(), digest="", compiled_ns=time.time_ns(), faults=faults)
+
+
+def _compiled(files: tuple[SourceFile, ...], digest: str) -> Compiled:
+    now_ns = time.time_ns()
+    index = compile_index(parse_policy_set(files), now_ns)
+    return Compiled(index=index, files=files, digest=digest, compiled_ns=now_ns)
+
+
+def compiled_kept(state: Path | None, faults: tuple[str, ...]) -> Compiled:
+    """Compile the set that was kept last, or give none: the folder's own has these faults."""
+    files = None if state is None else last_good.kept(state)
+    if files is None:
+        return no_set(faults)
+    try:
+        compiled = _compiled(files, source_digest(files))
+    except AuthzError:
+        return no_set(faults)
+    return Compiled(
+        index=compiled.index,
+        files=files,
+        digest=compiled.digest,
+        compiled_ns=compiled.compiled_ns,
+        faults=faults,
+    )
+
+
+def _keep(state: Path, files: Sequence[SourceFile]) -> None:
+    try:
+        last_good.keep(state, files)
+    except AuthzError as error:
+        _log.error("the set cannot be kept for a restart: %s", error)
+        last_good.forget(state)
+
+
+def _shown(error: PolicySetFaults) -> tuple[str, ...]:
+    texts = tuple(str(fault) for fault in error.faults)
+    rest = len(texts) - MAX_FAULTS_SHOWN
+    return texts if rest <= 0 else (*texts[:MAX_FAULTS_SHOWN], f"and {rest} more faults")

@@ -1,0 +1,57 @@
+"""What a sidecar is told at its start."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from authz.sidecar.record_ring import DEFAULT_CAPACITY_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: two are enough for availability, and one is enough for speed; more than this is a mistake
+MAX_WORKERS: Final = 16
+#: how often hours are worked out anew; the index is exact for 34 days, and denies from 400 days on
+RENEWAL_S: Final = 24 * 3600.0
+
+
+class CheckTransport(StrEnum):
+    """Who speaks HTTP/2 with Envoy."""
+
+    #: processes apart: workers that only answer, a compiler, control
+    NATIVE = "native"
+    #: grpcio, everything in one process; the fallback
+    GRPCIO = "grpcio"
+
+
+class Audit(StrEnum):
+    """What becomes of a call whose record finds no room."""
+
+    #: it is answered as it was decided, and the loss is counted
+    BEST_EFFORT = "best-effort"
+    #: it is denied, `overloaded`
+    STRICT = "strict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarSettings:
+    """What a sidecar is told at its start; `identity_directory` holds the svid.pem that its Envoy presents."""
+
+    service: str
+    policies: str
+    socket: str
+    state: Path | None = None
+    decision_log: str | None = None
+    identity_directory: str | None = None
+    workers: int = 1
+    audit: Audit = Audit.BEST_EFFORT
+    ring_bytes: int = DEFAULT_CAPACITY_BYTES
+    renewal_s: float = RENEWAL_S
+
+
+def default_workers() -> int:
+    """Give how many workers run where nothing is said: two where there is a core for each of them."""
+    return 2 if len(os.sched_getaffinity(0)) > 1 else 1

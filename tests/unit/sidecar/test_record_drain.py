@@ -1,0 +1,149 @@
+"""From rings to the decision log: once each, also when the one before was killed in the middle of its work."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from authz.sidecar.check.ring_entry import LOG_LINE, RECORD
+from authz.sidecar.control.decision_log import DecisionLog
+from authz.sidecar.control.record_drain import Journal, RecordDrain
+from authz.sidecar.record_ring import RingConsumer, RingProducer, ring_memory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LINES = [b'{"n":%d}\n' % number for number in range(5)]
+
+
+class Rings:
+    """Two workers' rings, and the drains that follow one another at their other end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        memories = [ring_memory(4096) for _ in range(2)]
+        self.producers = [RingProducer(memory, wake=lambda: None) for memory in memories]
+        self.consumers = [RingConsumer(memory) for memory in memories]
+        self._journal = mmap.mmap(-1, 4096)
+
+    def put(self, *lines: bytes, ring: int = 0) -> None:
+        for line in lines:
+            assert self.producers[ring].put(RECORD + line)
+
+    def drain(self) -> RecordDrain:
+        return RecordDrain(
+            rings=self.consumers, log=DecisionLog(str(self.path)), journal=Journal(self._journal), line=bytes
+        )
+
+    def die_after_writing(self, text: bytes, *, ring: int = 0) -> None:
+        """Do what a drain does until it is killed, with so much of its text in the file."""
+        log = DecisionLog(str(self.path))
+        place = log.place()
+        assert place is not None
+        Journal(self._journal).begin(ring, place)
+        assert log.write(text) == len(text)
+        log.close()
+
+
+@pytest.fixture
+def rings(tmp_path: Path) -> Rings:
+    return Rings(tmp_path / "decisions.jsonl")
+
+
+def test_records_of_all_rings_are_written_in_their_rings_order(rings: Rings) -> None:
+    rings.put(*LINES[:3])
+    rings.put(*LINES[3:], ring=1)
+    drain = rings.drain()
+    assert drain.drain()
+    assert not drain.drain()
+    assert drain.is_empty
+    assert rings.path.read_bytes() == b"".join(LINES)
+
+
+@pytest.mark.parametrize("written", range(len(LINES) + 1))
+def test_what_was_written_but_not_committed_is_not_written_again(rings: Rings, written: int) -> None:
+    rings.put(*LINES)
+    rings.die_after_writing(b"".join(LINES[:written]))
+    rings.drain().drain()
+    assert rings.path.read_bytes() == b"".join(LINES)
+
+
+@pytest.mark.parametrize("written", range(1, len(b"".join(LINES))))
+def test_a_line_that_was_half_written_is_ended(rings: Rings, written: int) -> None:
+    rings.put(*LINES, ring=1)
+    rings.die_after_writing(b"".join(LINES)[:written], ring=1)
+    rings.put(b"other\n", ring=0)
+    drain = rings.drain()
+    while drain.drain():
+        pass
+    assert sorted(rings.path.read_bytes().splitlines(keepends=True)) == sorted([*LINES, b"other\n"])
+
+
+def test_a_half_line_that_somebody_else_left_does_not_spoil_a_record(rings: Rings) -> None:
+    rings.path.write_bytes(b'{"half')
+    rings.put(LINES[0])
+    rings.drain().drain()
+    assert rings.path.read_bytes() == b'{"half\n' + LINES[0]
+
+
+def test_lines_of_others_in_between_change_nothing(rings: Rings) -> None:
+    rings.put(*LINES)
+    rings.die_after_writing(LINES[0] + b"somebody else's\n" + LINES[1])
+    rings.drain().drain()
+    assert rings.path.read_bytes() == LINES[0] + b"somebody else's\n" + b"".join(LINES[1:])
+
+
+def test_a_file_that_was_rotated_meanwhile_is_still_found(rings: Rings, tmp_path: Path) -> None:
+    rings.put(*LINES)
+    rings.die_after_writing(b"".join(LINES[:2]))
+    rings.path.rename(tmp_path / "decisions.jsonl.1")
+    rings.drain().drain()
+    assert rings.path.read_bytes() == b"".join(LINES[2:])
+    assert (tmp_path / "decisions.jsonl.1").read_bytes() == b"".join(LINES[:2])
+
+
+def test_records_that_a_full_pipe_refuses_wait_and_come_whole(rings: Rings) -> None:
+    os.mkfifo(rings.path)
+    reader = os.open(rings.path, os.O_RDONLY | os.O_NONBLOCK)
+    line = b"x" * 900 + b"\n"
+    drain = rings.drain()
+    put = 0
+    while True:  # ends when the pipe is full and the ring, too
+        if not rings.producers[0].put(RECORD + line):
+            if not drain.drain():
+                break
+            continue
+        put += 1
+    read = b""
+    while not drain.is_empty:
+        read += os.read(reader, 5000)
+        drain.drain()
+    while True:
+        try:
+            read += os.read(reader, 65536)
+        except BlockingIOError:
+            break
+        if len(read) >= put * len(line):
+            break
+    os.close(reader)
+    assert read == line * put
+
+
+def test_a_workers_own_words_go_to_the_log_of_the_process(rings: Rings, caplog: pytest.LogCaptureFixture) -> None:
+    rings.producers[0].put(LOG_LINE + bytes([logging.ERROR]) + b"a fault")
+    rings.put(LINES[0])
+    rings.drain().drain()
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [(logging.ERROR, "a fault")]
+    assert rings.path.read_bytes() == LINES[0]
+
+
+def test_without_a_log_rings_are_emptied_all_the_same(rings: Rings) -> None:
+    rings.put(*LINES)
+    drain = RecordDrain(rings=rings.consumers, log=None, journal=Journal(mmap.mmap(-1, 4096)), line=bytes)
+    assert drain.drain()
+    assert drain.is_empty
+    assert not rings.path.exists()
