@@ -15,6 +15,8 @@ from authz.errors import UsageError
 from authz.identity.spiffe_id import SpiffeId
 from authz.proxy.addresses import UnixAddress, parse_address
 from authz.proxy.errors import ProxyError
+from authz.sidecar.listening_socket import worker_sockets
+from authz.sidecar.settings import MAX_WORKERS
 
 if TYPE_CHECKING:
     import argparse
@@ -95,7 +97,14 @@ def _add_listeners(parser: CommandParser) -> None:
         "--authz-socket",
         action="append",
         metavar="PATH",
-        help="the socket of `authz sidecar`; once for each worker (default: " + _CHECK_SOCKET + ")",
+        help="the socket of `authz sidecar`, or each worker's own (default: " + _CHECK_SOCKET + ")",
+    )
+    parser.add_flag(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how many workers that sidecar has, where one socket is given: PATH, PATH.2 and so on (default: 2)",
     )
 
 
@@ -161,7 +170,7 @@ def _placement(given: argparse.Namespace) -> Placement:
         outbound=_address("--outbound", given.outbound),
         app=_address("--app", given.app),
         admin=_unix_address("--admin", given.admin),
-        authz_sockets=tuple(given.authz_socket or [_CHECK_SOCKET]),
+        authz_sockets=_check_sockets(given.authz_socket or [_CHECK_SOCKET], given.workers),
         svid_directory=given.svid_dir,
         svid_secret_file=given.svid_secret,
         authority_file=given.authorities,
@@ -173,6 +182,12 @@ def _placement(given: argparse.Namespace) -> Placement:
             name: _address("--third-party", text) for name, text in _pairs("--third-party", given.third_party or ())
         },
     )
+
+
+def _check_sockets(paths: Sequence[str], workers: int) -> tuple[str, ...]:
+    if not 1 <= workers <= MAX_WORKERS:
+        raise UsageError(f"--workers {workers}: give 1 to {MAX_WORKERS}")
+    return worker_sockets(paths[0], workers) if len(paths) == 1 else tuple(paths)
 
 
 def _address(flag: str, text: str) -> Address:

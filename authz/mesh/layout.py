@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from authz.mesh.errors import MeshError
 from authz.mesh.workload_identity import identity_of
 from authz.proxy.spec import ServiceDestination, SidecarSpec, ThirdPartyDestination, ThirdPartyHost, TrustBundle
+from authz.sidecar.listening_socket import worker_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -26,17 +27,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePlaces:
-    """Where one Service's parts listen and where its files are."""
+    """Where one Service's parts listen and where its files are; `authz_socket` is the first worker's."""
 
     app: TcpAddress
     inbound: TcpAddress
     outbound: TcpAddress
     admin: UnixAddress
     authz_socket: str
+    authz_workers: int
     svid_directory: str
     svid_secret_file: str
     decision_log: str
     sidecar_state: str
+
+    @property
+    def authz_sockets(self) -> tuple[str, ...]:
+        """The sockets of all workers."""
+        return worker_sockets(self.authz_socket, self.authz_workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +196,7 @@ def _sidecar(
         outbound=places.outbound,
         app=places.app,
         admin=places.admin,
-        authz_sockets=(places.authz_socket,),
+        authz_sockets=places.authz_sockets,
         destinations=destinations,
         third_parties=third_parties,
     )

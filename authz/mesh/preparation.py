@@ -27,6 +27,7 @@ from authz.proxy.addresses import UnixAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.spec import BUNDLE_FILE, KEY_FILE, SVID_FILE
 from authz.proxy.tls import svid_secret
+from authz.sidecar.settings import default_workers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,6 +108,7 @@ def _laid_out(policy_set: PolicySet, *, state: Path, runtime_directory: str, por
             outbound=ports.reserve(),
             admin=UnixAddress(path=f"{runtime_directory}/{one.name}.admin"),
             authz_socket=f"{runtime_directory}/{one.name}.authz",
+            authz_workers=default_workers(),
             svid_directory=path("svids", one.name),
             svid_secret_file=path("envoy", f"{one.name}.svid.json"),
             decision_log=path("decisions", f"{one.name}.jsonl"),

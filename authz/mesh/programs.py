@@ -68,6 +68,8 @@ def sidecar_program(service: ServiceLayout, places: ProgramPlaces) -> Program:
             places.policies,
             "--socket",
             service.places.authz_socket,
+            "--workers",
+            str(service.places.authz_workers),
             "--decision-log",
             service.places.decision_log,
             "--state",
@@ -76,7 +78,7 @@ def sidecar_program(service: ServiceLayout, places: ProgramPlaces) -> Program:
             f"files:{service.places.svid_directory}",
         ),
         log=places.log(service.name, Role.SIDECAR),
-        sockets=(service.places.authz_socket,),
+        sockets=service.places.authz_sockets,
         notify_socket=places.notify_socket(service.name, Role.SIDECAR),
     )
 

@@ -21,6 +21,7 @@ from authz.cli.arguments import CommandParser, Subcommands, parse
 from authz.identity.x509_svid import x509_svid_from_pem
 from authz.mesh import echo_app
 from authz.policy_folder import load_policy_folder
+from authz.sidecar.listening_socket import worker_sockets
 from tests.support.configuration_files import ContainerFiles
 from tests.support.envoy_process import validation
 
@@ -115,6 +116,12 @@ class TestWhoCanReadWhat:
     @pytest.mark.parametrize("service", SHOP)
     def test_the_socket_to_ask_on_is_shared_by_an_envoy_and_its_sidecar(self, service: str) -> None:
         assert users(f"check-{service}") == {f"{service}-envoy", f"{service}-authz"}
+        command = CONTAINERS[f"{service}-authz"]["command"]
+        asked = worker_sockets(command[command.index("--socket") + 1], int(command[command.index("--workers") + 1]))
+        clusters = json.loads(_configuration(f"{service}-envoy").read_text())["static_resources"]["clusters"]
+        (authz,) = [one for one in clusters if one["name"] == "authz"]
+        endpoints = authz["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        assert [one["endpoint"]["address"]["pipe"]["path"] for one in endpoints] == list(asked)
 
     @pytest.mark.parametrize("service", SHOP)
     def test_the_socket_that_speaks_as_a_service_is_for_its_app(self, service: str) -> None:
@@ -339,12 +346,12 @@ def _configuration(container: str) -> Path:
 
 
 def _of(configuration: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give the addresses of a configuration's listeners and clusters by name."""
+    """Give the addresses of a configuration's listeners and clusters by name; of several endpoints, the first one's."""
     resources = json.loads(configuration.read_text())["static_resources"]
     listeners = {one["name"]: next(iter(one["address"].values())) for one in resources["listeners"]}
     clusters = {}
     for one in resources["clusters"]:
-        (endpoint,) = one["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        endpoint, *_ = one["load_assignment"]["endpoints"][0]["lb_endpoints"]
         clusters[one["name"]] = next(iter(endpoint["endpoint"]["address"].values()))
     return listeners, clusters
 

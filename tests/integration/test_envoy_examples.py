@@ -22,6 +22,7 @@ from authz.proxy.check_filter import authz_cluster, check_extensions, check_filt
 from authz.proxy.rendering import rendered
 from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost
 from authz.request import Direction
+from authz.sidecar.listening_socket import worker_sockets
 from tests.support.configuration_files import ContainerFiles
 from tests.support.envoy_process import validation
 from tests.support.sidecar_specs import LOCAL, sidecar
@@ -104,9 +105,10 @@ def as_json(message: betterproto2.Message) -> Any:
 
 def test_the_fragments_are_what_the_program_writes() -> None:
     told = fragments()
-    cluster = as_json(authz_cluster(("/run/authz/check.sock",)))
+    cluster = as_json(authz_cluster(worker_sockets("/run/authz/check.sock", 2)))
     # A mode is for sockets that Envoy makes; where it connects it says nothing.
-    del cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["pipe"]["mode"]
+    for endpoint in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]:
+        del endpoint["endpoint"]["address"]["pipe"]["mode"]
     assert told["cluster"] == cluster
     assert told["check"] == as_json(check_filter(Direction.INBOUND))
     assert told["removal"] == as_json(hardening.removal_after_the_check())

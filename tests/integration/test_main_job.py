@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h2.config
@@ -31,7 +32,6 @@ from tests.support.local_mesh import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.envoy
 
@@ -136,8 +136,12 @@ def edit(mesh: LocalMesh, name: str, text: str | None) -> None:
 
 
 def records(service: dict[str, Any]) -> list[dict[str, Any]]:
-    with open(service["decision_log"], encoding="ascii") as log:  # noqa: PTH123 a path as the status tells it
-        return [json.loads(line) for line in log]
+    """Give what a sidecar has recorded, once no more is being written: a record follows its answer."""
+    log, seen = Path(service["decision_log"]), -1
+    while (size := log.stat().st_size) != seen:
+        seen = size
+        time.sleep(0.2)
+    return [json.loads(line) for line in log.read_text(encoding="ascii").splitlines()]
 
 
 def test_a_call_goes_through_both_sidecars_and_the_app_learns_who_calls(
@@ -408,8 +412,7 @@ def test_grpc_callers_get_grpc_statuses(mesh: LocalMesh) -> None:
 def test_a_killed_authz_process_means_refusal_and_then_recovery(mesh: LocalMesh, orders: dict[str, Any]) -> None:
     pid = mesh.service("orders")["pids"]["sidecar"]
     os.kill(pid, signal.SIGSTOP)  # held first, so that it cannot be back before the call
-    refused = request(orders["outbound"], "GET", "/items/42", "catalog")
-    assert refused.status == 503
+    assert eventually(lambda: request(orders["outbound"], "GET", "/items/42", "catalog").status == 503)
     os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: request(orders["outbound"], "GET", "/items/42", "catalog").status == 200)
     assert mesh.service("orders")["pids"]["sidecar"] != pid

@@ -202,7 +202,7 @@ def test_what_is_killed_is_back_at_the_same_place(mesh: LocalMesh, role: str) ->
 def test_calls_are_refused_while_a_sidecar_is_held_and_status_says_who_is_not_ready(mesh: LocalMesh) -> None:
     envoy = part(mesh, "orders", "envoy")
     os.kill(part(mesh, "orders", "sidecar"), signal.SIGSTOP)
-    assert get(mesh) == 503
+    assert eventually(lambda: get(mesh) == 503)
     os.kill(envoy, signal.SIGSTOP)
     status = authz("mesh", "status", "--state", str(mesh.state), "-o", "json")
     assert (status.returncode, json.loads(status.stdout)["ready"]) == (1, False)
@@ -249,7 +249,8 @@ def test_down_leaves_nothing_and_may_be_said_twice(tmp_path: Path) -> None:
     assert up.returncode == 0, up.stderr
     assert "mesh: ready after " in up.stdout
     traces = Traces.of(Mesh(str(state)).record(), state)
-    assert len(traces.living()) == 4
+    assert len(traces.marks) == 4
+    assert {mark.pid for mark in traces.marks} <= set(traces.living())
     for said in ("mesh: stopped\n", "mesh: there was none\n"):
         down = authz("mesh", "down", "--state", str(state))
         assert (down.returncode, down.stdout) == (0, said)

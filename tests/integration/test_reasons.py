@@ -72,17 +72,22 @@ class Asked:
         """Ask through the caller's own Envoy; None if the caller is none of the mesh."""
         if not isinstance(self.caller, RunningService):
             return None
+        before = len(records(self.caller))
         answer = request(self.caller.outbound, self._call["method"], self._call["path"], self._host())
-        return answer, last_record(self.caller)
+        return answer, record_of(answer, self.caller, before=before)
 
     def inbound(self) -> tuple[Answer, dict[str, Any]] | None:
         """Ask the callee's Envoy, with the caller's certificate; None if the callee is none of the mesh."""
         if not isinstance(self.destination, RunningService) or self._call.get("direction") == "outbound":
             return None
+        before = len(records(self.destination))
+        answer = self.asked_inbound(self.destination)
+        return answer, record_of(answer, self.destination, before=before)
+
+    def asked_inbound(self, destination: RunningService) -> Answer:
         context = tls_context(certificate=self.caller.certificate or "", key=self.caller.key or "")
-        with tls_connection(self.destination.inbound, context) as connection:
-            answer = raw_request(connection, self._call["method"], self._call["path"], self._host())
-        return answer, last_record(self.destination)
+        with tls_connection(destination.inbound, context) as connection:
+            return raw_request(connection, self._call["method"], self._call["path"], self._host())
 
     def _host(self) -> str:
         if isinstance(self.destination, RunningThirdParty):
@@ -90,8 +95,21 @@ class Asked:
         return str(self._call["to"])
 
 
-def last_record(of: RunningService) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(Path(of.decision_log).read_bytes().splitlines()[-1])
+def request_inbound(mesh: Mesh, case: Case) -> Answer:
+    asked = Asked(mesh, case)
+    assert isinstance(asked.destination, RunningService)
+    return asked.asked_inbound(asked.destination)
+
+
+def records(of: RunningService) -> list[bytes]:
+    return Path(of.decision_log).read_bytes().splitlines()
+
+
+def record_of(answer: Answer, of: RunningService, *, before: int) -> dict[str, Any]:
+    """Give the record of an answer, which is written soon after it: by its id, or else as the one that is new."""
+    decision_id = answer.headers.get("x-authz-decision-id", "").encode()
+    assert eventually(lambda: any(decision_id in each for each in records(of)[0 if decision_id else before :]))
+    record: dict[str, Any] = json.loads(next(each for each in records(of)[::-1] if decision_id in each))
     return record
 
 
@@ -147,10 +165,11 @@ def test_a_service_that_is_no_longer_in_the_set_is_an_unknown_destination_to_its
     record = mesh.record()
     visitor = next(one for one in record.services if one.name == "visitor")
     orders = next(one for one in record.services if one.name == "orders")
+    before = len(records(visitor))
     with tls_connection(visitor.inbound, tls_context(certificate=orders.certificate, key=orders.key)) as connection:
         answer = raw_request(connection, "GET", "/always", "visitor")
     assert (answer.status, answer.reason) == (403, "unknown_destination")
-    told = last_record(visitor)
+    told = record_of(answer, visitor, before=before)
     assert (told["direction"], told["reason"], told["policy"]) == ("inbound", "unknown_destination", None)
 
 
@@ -172,11 +191,12 @@ def test_without_a_usable_set_a_real_envoy_answers_internal_error(mesh: Mesh, po
             assert asked is not None
             return asked
 
-        assert eventually(lambda: inbound()[0].reason is not None)  # until then Envoy's own 503: nobody answers
+        # Until then Envoy's own 503: nobody answers, and nothing is recorded.
+        assert eventually(lambda: request_inbound(mesh, case).reason is not None)
         answer, told = inbound()
         assert (answer.status, answer.reason) == (503, "internal_error")
         assert (told["decision"], told["reason"], told["policy"]) == ("deny", "internal_error", None)
         assert told["decision_id"] == answer.headers["x-authz-decision-id"]
     finally:
         (policies / "set.yaml").write_bytes(good)
-    assert eventually(lambda: inbound()[0].status == 200)
+    assert eventually(lambda: request_inbound(mesh, case).status == 200)

@@ -28,6 +28,7 @@ def laid_out(policy_set: PolicySet, *, state: str = "/state") -> Layout:
                 outbound=address(),
                 admin=UnixAddress(path=f"/run/{one.name}.admin"),
                 authz_socket=f"/run/{one.name}.authz",
+                authz_workers=2,
                 svid_directory=f"{state}/svids/{one.name}",
                 svid_secret_file=f"{state}/envoy/{one.name}.svid.json",
                 decision_log=f"{state}/decisions/{one.name}.jsonl",

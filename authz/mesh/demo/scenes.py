@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from authz.mesh.demo.stage import Stage, seen_by_app, words
@@ -174,6 +175,11 @@ def _edited(stage: Stage) -> Outcome:
 def _authz_killed(stage: Stage) -> Outcome:
     pid = stage.kill_sidecar("catalog")
     stage.say(f"(catalog's authz sidecar, process {pid}, hangs and is then killed with kill -9)")
+    # Its workers notice at their next heartbeat.
+    stage.until(
+        lambda: stage.quiet_call("storefront", "catalog", "GET", "/items/42").status == HTTPStatus.SERVICE_UNAVAILABLE,
+        "a refusal",
+    )
     gone = stage.call("storefront", "catalog", "GET", "/items/42").status
     stage.finish(pid)
     began = time.monotonic()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _PATIENCE_S: Final = 20.0
 #: how often something is asked that tells nobody when it changes
 _LOOK_S: Final = 0.02
+#: a record follows its answer by a fiftieth of a second
+_SETTLED_S: Final = 0.2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,8 +80,13 @@ class Stage:
             time.sleep(_LOOK_S)
 
     def decisions(self, service: str) -> int:
-        """Count the decisions that a Service's sidecar has made."""
-        return Path(self.service(service).decision_log).read_bytes().count(b"\n")
+        """Count the decisions that a Service's sidecar has made, once no more are being written."""
+        path = Path(self.service(service).decision_log)
+        count = -1
+        while (now := path.read_bytes().count(b"\n")) != count:
+            count = now
+            time.sleep(_SETTLED_S)
+        return count
 
     def failed_handshakes(self, service: str) -> int:
         """Count the TLS handshakes that a Service's Envoy has refused."""

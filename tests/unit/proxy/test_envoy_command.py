@@ -106,6 +106,24 @@ def test_the_flags_say_where_things_are(printed: Any) -> None:
     assert '"tls_minimum_protocol_version": "TLSv1_3"' in text
 
 
+@pytest.mark.parametrize(
+    ("words", "paths"),
+    [
+        ((), ["/run/authz/check.sock", "/run/authz/check.sock.2"]),
+        (("--workers", "1"), ["/run/authz/check.sock"]),
+        (("--workers", "3", "--authz-socket", "/a"), ["/a", "/a.2", "/a.3"]),
+        (("--authz-socket", "/a", "--authz-socket", "/b", "--authz-socket", "/c"), ["/a", "/b", "/c"]),
+    ],
+)
+def test_each_worker_of_the_sidecar_is_an_endpoint(printed: Any, words: tuple[str, ...], paths: list[str]) -> None:
+    status, text, _ = printed("orders", *ACME, *words)
+    assert status == 0
+    authz = cluster(text, "authz")
+    endpoints = authz["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert [one["endpoint"]["address"]["pipe"]["path"] for one in endpoints] == paths
+    assert ("outlier_detection" in authz) == (len(paths) > 1)
+
+
 def test_the_second_file_is_printed_too(printed: Any) -> None:
     assert printed("orders", *ACME, "--part", "svid-secret", "--svid-dir", "/s") == (0, svid_secret("/s"), "")
 
@@ -121,6 +139,7 @@ def test_the_second_file_is_printed_too(printed: Any) -> None:
         (("orders", *ACME, "--outbound", "nowhere"), "--outbound: `nowhere` is no address"),
         (("orders", *ACME, "--admin", "unix:"), "--admin: `` is no path of a unix socket"),
         (("orders", *ACME, "--peer-port", "many"), "invalid int value"),
+        (("orders", *ACME, "--workers", "0"), "--workers 0: give 1 to 16"),
         (("orders", *ACME, "--peer-port", "70000"), "the port `70000` is not between"),
         (("orders", *ACME, "--peer-host-template", "peer"), "has no `{service}` in it"),
         (("orders", *ACME, "--bundle", "else.example=a.pem"), "`else.example` is neither the Mesh's own nor federated"),
