@@ -18,7 +18,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help install demo test check bench bench-engine proof fuzz format lock clean
+.PHONY: help install demo test test-peers check bench bench-engine proof fuzz format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
@@ -43,16 +43,30 @@ demo: $(STAMP) ## show the main job on real Envoys (ARGS=--exit ends by itself)
 test: $(STAMP) ## run every test, with real Envoys (T=tests/unit runs a part)
 	@$(BIN)/python -m pytest $(T)
 
+# Programs of others that the check path's HTTP/2 has to satisfy, at versions that the module proxy has with checksums.
+PEERS := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible \
+	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4 github.com/bojand/ghz/cmd/ghz@v0.93.0
+
+.cache/peers/.installed: Makefile
+	@command -v go >/dev/null || { echo 'make: test-peers needs a recent Go to build h2spec, grpcurl and ghz; see go.dev/dl' >&2; exit 1; }
+	@echo 'make: building h2spec, grpcurl and ghz into .cache/peers; 1-2 minutes'
+	@mkdir -p .cache/peers
+	@for peer in $(PEERS); do GOBIN=$(CURDIR)/.cache/peers GOFLAGS=-modcacherw go install $$peer || exit 1; done
+	@touch $@
+
+test-peers: $(STAMP) .cache/peers/.installed ## test HTTP/2 against h2spec, grpcurl and ghz (needs Go)
+	@$(BIN)/python -m pytest -m peers tests/integration
+
 check: $(STAMP) ## lint, format, types and import directions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --cache-dir .cache/import-linter
 
-bench: $(STAMP) ## measure a decision, hours, and what asking costs a call on real Envoys (needs wrk)
-	@$(BIN)/python -m tests.bench.engine
-	@$(BIN)/python -m tests.bench.hours
-	@$(BIN)/python -m tests.bench.check_path
+bench: $(STAMP) ## measure what asking costs a call on real Envoys (needs wrk; ARGS=--help; OPA_ENVOY=/path/to/binary)
+	@test -n "$(ARGS)" || $(BIN)/python -m tests.bench.engine
+	@test -n "$(ARGS)" || $(BIN)/python -m tests.bench.hours
+	@$(BIN)/python -m tests.bench.check_path $(ARGS)
 
 proof: $(STAMP) ## compare the engine with the reference on 1,000,000 generated calls (ARGS='--seed N')
 	@$(BIN)/python -m tests.conformance.million $(ARGS)
