@@ -43,17 +43,7 @@ class FolderWatch:
         while True:
             try:
                 self._look()
-                # Every wake-up, told or timed, ends in the same question: is the listing another one?
-                for _ in watchfiles.watch(
-                    self._folder,
-                    stop_event=self._stop,
-                    watch_filter=None,
-                    debounce=50,
-                    step=20,
-                    rust_timeout=int(RESCAN_S * 1000),
-                    yield_on_timeout=True,
-                    raise_interrupt=False,
-                ):
+                for _ in wake_ups(self._folder, self._stop):
                     self._look()
             except (OSError, RuntimeError):
                 # The folder itself may be gone, or replaced: it is listed without being told until it is back.
@@ -65,6 +55,23 @@ class FolderWatch:
         if seen is None or seen != self._seen:
             self._seen = seen
             self._changed()
+
+
+def wake_ups(folder: str, stop: threading.Event) -> Iterator[object]:
+    """Wake up when something changed below a folder, and every `RESCAN_S`; raises OSError or RuntimeError.
+
+    Every wake-up, told or timed, ends in the same question: is the listing another one?
+    """
+    return watchfiles.watch(
+        folder,
+        stop_event=stop,
+        watch_filter=None,
+        debounce=50,
+        step=20,
+        rust_timeout=int(RESCAN_S * 1000),
+        yield_on_timeout=True,
+        raise_interrupt=False,
+    )
 
 
 def _listing(folder: str) -> frozenset[_Facts] | None:

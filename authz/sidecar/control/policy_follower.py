@@ -16,8 +16,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-import watchfiles
-
 from authz.errors import AuthzError
 from authz.instant import NS_PER_S
 from authz.policy.errors import PolicySetFaults
@@ -25,6 +23,7 @@ from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
 from authz.policy_folder import PolicyFolderError, policy_files, read_policy_folder
 from authz.sidecar.control import last_good
+from authz.sidecar.control.folder_watch import RESCAN_S, wake_ups
 from authz.sidecar.in_force import PolicyInForce
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: how often the folder is listed even when nothing was told
-RESCAN_S: Final = 2.0
 #: the thread is given so long to end; it is a daemon and holds nothing that must be put in order
 STOP_PATIENCE_S: Final = 2.0
 #: how often hours are worked out anew; the index is exact for 34 days, and denies from 400 days on
@@ -93,17 +90,7 @@ class PolicyFollower:
     def _follow(self) -> None:
         while not self._stop.is_set():
             try:
-                # Every wake-up, told or timed, ends in the same question: is the listing another one?
-                for _ in watchfiles.watch(
-                    self._folder,
-                    stop_event=self._stop,
-                    watch_filter=None,
-                    debounce=50,
-                    step=20,
-                    rust_timeout=int(RESCAN_S * 1000),
-                    yield_on_timeout=True,
-                    raise_interrupt=False,
-                ):
+                for _ in wake_ups(self._folder, self._stop):
                     self._refresh()
             except (OSError, RuntimeError) as error:
                 # The folder itself may be gone, or replaced: it is listed without being told until it is back.
