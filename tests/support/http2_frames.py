@@ -160,12 +160,13 @@ class Heard:
         return self.streams.setdefault(stream_id, Answered())
 
 
-def heard(said: bytes | bytearray) -> Heard:  # noqa: C901 one case for each frame
-    """Read everything that a server said on one connection."""
+def heard(said: bytes | bytearray, *, table_bytes: int = 0) -> Heard:  # noqa: C901 one case for each frame
+    """Read everything that a server said on one connection, to a peer that keeps so much of header blocks."""
     said = bytes(said)
     result = Heard()
     decoder = Decoder()
-    decoder.max_allowed_table_size = 0  # RFC 9113 4.3.1: the strictest peer; the first block has to empty the table
+    # RFC 9113 4.3.1: with 0 the strictest peer; the first block has to empty the table
+    decoder.max_allowed_table_size = table_bytes
     for each in frames_in(said):
         stream = result.of(each.stream_id) if each.stream_id and each.kind != WINDOW_UPDATE else Answered()
         assert not stream.ended or each.kind == RST_STREAM, "a frame behind the end of its stream"
