@@ -86,6 +86,13 @@ class Tally:
     def answers(self) -> int:
         return self.allowed + self.refused + self.other + self.failed
 
+    def add(self, more: Tally) -> None:
+        """Count what another run came to as well."""
+        self.allowed += more.allowed
+        self.refused += more.refused
+        self.other += more.other
+        self.failed += more.failed
+
     def worst_ms(self, share: float = 1.0) -> float:
         """Give the time that this share of all answers came within."""
         ordered = sorted(self.took_s)
