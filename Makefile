@@ -18,10 +18,10 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help install demo test test-peers check bench bench-engine proof fuzz format lock clean
+.PHONY: help install demo test test-peers check bench bench-engine proof proof-http2 fuzz format lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | \
 		while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 $(STAMP): constraints.txt pyproject.toml
@@ -70,6 +70,9 @@ bench: $(STAMP) ## measure what asking costs a call on real Envoys (needs wrk; A
 
 proof: $(STAMP) ## compare the engine with the reference on 1,000,000 generated calls (ARGS='--seed N')
 	@$(BIN)/python -m tests.conformance.million $(ARGS)
+
+proof-http2: $(STAMP) ## damage 100,000 sessions of checks: no OK that the policies would not give (ARGS='--seed N')
+	@$(BIN)/python -m tests.conformance.mutated_sessions $(ARGS)
 
 # What only one target needs is no part of .venv: its versions are pinned in pyproject.toml, as an extra of that name.
 .cache/extra/%: pyproject.toml $(STAMP)

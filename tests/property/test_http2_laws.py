@@ -16,6 +16,7 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from authz.sidecar.check.http2.limits import MAX_HELD_BYTES, MAX_KNOWN_BLOCKS, MAX_STREAMS, MAX_WAITING_BYTES
 from tests.support import http2_frames as http2
 from tests.support.http2_frames import CHECK, Frame, call, data, grpc_fields, headers, heard, message
+from tests.support.http2_mutations import mutated
 from tests.support.http2_peer import FAILS, LARGE, Peer
 
 if TYPE_CHECKING:
@@ -197,24 +198,6 @@ def real_session(generator: random.Random) -> tuple[bytes, set[bytes]]:
             exchange()
     exchange()
     return bytes(said), contents
-
-
-def mutated(said: bytes, generator: random.Random) -> bytes:
-    for _ in range(generator.randrange(1, 5)):
-        at, length = generator.randrange(len(said)), generator.randrange(40)
-        match generator.randrange(5):
-            case 0:
-                said = said[:at] + bytes([said[at] ^ 1 << generator.randrange(8)]) + said[at + 1 :]
-            case 1:
-                said = said[:at] + said[at + length :]
-            case 2:
-                said = said[:at] + said[at : at + length] + said[at:]
-            case 3:
-                said = said[:at] + generator.randbytes(generator.randrange(12)) + said[at:]
-            case _:
-                other = generator.randrange(len(said))
-                said = said[:at] + said[other : other + length] + said[at + length :]
-    return said
 
 
 @pytest.mark.parametrize("seed", range(4))
