@@ -3,6 +3,9 @@
 What differs from call to call stands apart from what many calls have in common, its *kind*, which is packed once and
 then only copied. Who reads records knows a kind again by its bytes.
 
+What a caller sent is cut and never trusted: the path is kept only for denies and where no route matched, without its
+query; headers and bodies never.
+
 Both ends are the same program on the same machine, and the bytes never leave it: marshal is the fastest form that the
 standard library has. What carries them guards them by a checksum; marshal is no form for bytes of others.
 """
@@ -10,30 +13,27 @@ standard library has. What carries them guards them by a checksum; marshal is no
 from __future__ import annotations
 
 import marshal
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from authz.decision import Decision, Reason, Shadow
-from authz.identity.spiffe_id import SpiffeId
-from authz.records.decision_record import (
-    MAX_HOST_BYTES,
-    MAX_METHOD_BYTES,
-    MAX_PATH_BYTES,
-    MAX_REQUEST_ID_BYTES,
-    DecisionRecord,
-    WireFacts,
-)
-from authz.records.errors import RecordError
-from authz.request import Call, Direction
+from authz.request import Direction
+
+if TYPE_CHECKING:
+    from authz.decision import Decision
+    from authz.request import Call
 
 #: Python 3.11 runs code of its own for each member that is read from an Enum; this one is read for every call.
 _INBOUND: Final = Direction.INBOUND
-#: of a record, its kind counted as one; and of a kind
-_FIELDS: Final = 7
-_KIND_FIELDS: Final = 20
+MAX_PATH_BYTES: Final = 256
+#: A host name has at most 253 characters (RFC 1035 2.3.4), and a port; a method is a short token.
+MAX_HOST_BYTES: Final = 260
+MAX_METHOD_BYTES: Final = 64
+MAX_REQUEST_ID_BYTES: Final = 128
 #: kinds that are kept packed: a workload has some hundred, of some hundred bytes
 _MOST_KINDS: Final = 2048
 
-_Kind: TypeAlias = tuple[bool, str, str | None, str | None, str, str, Decision, str, str | None, str | None, str | None]
+_Kind: TypeAlias = (
+    "tuple[bool, str, str | None, str | None, str, str, Decision, str, str | None, str | None, str | None]"
+)
 
 
 class DecisionPacker:
@@ -126,93 +126,4 @@ def _packed_kind(kind: _Kind) -> bytes:
             tls_cipher,
             peer_serial,
         )
-    )
-
-
-def pack_decision(
-    *,
-    decision_id: bytes,
-    time_ns: int,
-    call: Call,
-    decision: Decision,
-    wire: WireFacts,
-    check_us: int,
-) -> bytes:
-    """Pack what the record of one decision needs; `decision_id` has 32 bytes of ASCII."""
-    return DecisionPacker().packed(
-        decision_id=decision_id,
-        time_ns=time_ns,
-        call=call,
-        caller=None if call.caller is None else str(call.caller),
-        decision=decision,
-        request_id=wire.request_id,
-        protocol=wire.protocol,
-        tls_version=wire.tls_version,
-        tls_cipher=wire.tls_cipher,
-        peer_serial=wire.peer_serial,
-        check_us=check_us,
-    )
-
-
-def unpack_decision(packed: bytes, sidecar: str) -> DecisionRecord:
-    """Give the record that was packed in this sidecar; raises RecordError for what no packer gave."""
-    try:
-        fields = marshal.loads(packed)  # noqa: S302 its own program's bytes, under a checksum
-        if type(fields) is not tuple or len(fields) != _FIELDS:
-            raise RecordError("a record has not the fields of one")
-        kind = marshal.loads(fields[-1])  # noqa: S302 the same
-        if type(kind) is not tuple or len(kind) != _KIND_FIELDS:
-            raise RecordError("a record's kind has not the fields of one")
-        return _record(fields, kind, sidecar)
-    except (ValueError, TypeError, EOFError, AttributeError) as error:
-        raise RecordError("a record cannot be read") from error
-
-
-def _record(fields: tuple[Any, ...], kind: tuple[Any, ...], sidecar: str) -> DecisionRecord:
-    decision_id, time_ns, request_id, address, path, check_us, _ = fields
-    (
-        inbound, service, caller, presenter, host, method,
-        reason, policy, shadow, revision, valid_until_ns,
-        caller_service, caller_third_party, destination_service, destination_third_party, route,
-        protocol, tls_version, tls_cipher, peer_serial,
-    ) = kind  # fmt: skip
-    call = Call(
-        direction=Direction.INBOUND if inbound else Direction.OUTBOUND,
-        service=service,
-        caller=None if caller is None else SpiffeId.parse(caller),
-        method=method,
-        path=path or "",
-        host=host,
-        address=address,
-        presenter=None if presenter is None else SpiffeId.parse(presenter),
-    )
-    decision = Decision(
-        reason=Reason(reason),
-        policy=policy,
-        revision=revision,
-        valid_until_ns=valid_until_ns,
-        shadow=None
-        if shadow is None
-        else Shadow(decision=Reason(shadow[0]).verdict, reason=Reason(shadow[0]), policy=shadow[1]),
-        caller_service=caller_service,
-        caller_third_party=caller_third_party,
-        destination_service=destination_service,
-        destination_third_party=destination_third_party,
-        route=route,
-    )
-    wire = WireFacts(
-        request_id=request_id,
-        protocol=protocol,
-        tls_version=tls_version,
-        tls_cipher=tls_cipher,
-        peer_serial=peer_serial,
-    )
-    return DecisionRecord(
-        decision_id=decision_id.decode("ascii"),
-        time_ns=time_ns,
-        sidecar=sidecar,
-        call=call,
-        decision=decision,
-        wire=wire,
-        check_us=check_us,
     )

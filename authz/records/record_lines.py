@@ -1,7 +1,8 @@
 """Packed decisions as lines of JSON, many thousands a second: for the decision log, which has every decision.
 
-A line is what `DecisionRecord.json_line` gives, byte for byte (a law holds it to that); it is made without the values
-between, and what the records of a kind have in common is written once.
+The record's JSON names are a contract. A line is what `json` writes of one, byte for byte (a law holds it to that); it
+is made without the values between, and what the records of a kind have in common is written once. JSON's own escaping
+keeps control characters and line ends inside one line.
 """
 
 from __future__ import annotations

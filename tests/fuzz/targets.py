@@ -36,7 +36,6 @@ from authz.policy.revocation import parse_revocation
 from authz.policy.route import GrpcMethod, PathShape, PathTemplate, parse_method, path_segments
 from authz.policy.segment_trie import SegmentTrie
 from authz.policy.window import HORIZON_NS, parse_instant_ns
-from authz.records.packed_record import unpack_decision
 from authz.records.record_lines import RecordLines
 from authz.request import Call, Direction
 from authz.sidecar.check.bearer import MAX_TOKEN_BYTES, names_a_workload
@@ -49,6 +48,7 @@ from tests.conformance import reference
 from tests.support import http2_frames
 from tests.support.certificates import NOW_NS, SPIFFE_ID, leaf, pem
 from tests.support.check_request import check_request
+from tests.support.decision_record import unpack_decision
 from tests.support.http2_peer import LARGE_ANSWER, Peer
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ from hypothesis import given, strategies as st
 
 from authz.decision import Decision, Reason, Shadow
 from authz.identity.spiffe_id import SpiffeId
-from authz.records.decision_record import DecisionRecord, WireFacts
 from authz.records.errors import RecordError
-from authz.records.packed_record import pack_decision, unpack_decision
 from authz.records.record_lines import RecordLines
 from authz.request import Call, Direction
+from tests.support.decision_record import DecisionRecord, WireFacts, packed, unpack_decision
 
 TEXTS = st.text(max_size=12) | st.text(alphabet='\x00\n"\\é?/\U0001f600', max_size=400)
 NAMES = st.none() | st.sampled_from(["orders", "catalog"]) | TEXTS
@@ -51,17 +50,6 @@ RECORDS = st.builds(
     wire=st.builds(WireFacts, request_id=NAMES, protocol=TEXTS, tls_version=NAMES, tls_cipher=NAMES, peer_serial=NAMES),
     check_us=st.integers(0, 10**6),
 )  # fmt: skip
-
-
-def packed(record: DecisionRecord) -> bytes:
-    return pack_decision(
-        decision_id=record.decision_id.encode(),
-        time_ns=record.time_ns,
-        call=record.call,
-        decision=record.decision,
-        wire=record.wire,
-        check_us=record.check_us,
-    )
 
 
 class TestOneLine:

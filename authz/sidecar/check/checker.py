@@ -58,7 +58,7 @@ class Workload:
 class Checker:
     """Answers checks for one workload from the policies in force; safe to call from several threads.
 
-    `record` takes a packed decision (`unpack_decision` reads it) and says whether it did. With `strict`, what it does
+    `record` takes a packed decision (`RecordLines` reads it) and says whether it did. With `strict`, what it does
     not take is denied.
     """
 

@@ -6,8 +6,9 @@ from hypothesis import given, strategies as st
 
 from authz.decision import Decision, Reason, Shadow, Verdict
 from authz.identity.spiffe_id import SpiffeId
-from authz.records.decision_record import DecisionRecord, WireFacts
+from authz.records.record_lines import RecordLines
 from authz.request import Call, Direction
+from tests.support.decision_record import DecisionRecord, WireFacts, packed
 
 KEYS = {
     "decision_id", "request_id", "time", "sidecar", "direction", "caller", "destination", "method", "route", "path",
@@ -16,7 +17,7 @@ KEYS = {
 }  # fmt: skip
 
 
-def record(
+def line(
     *,
     reason: Reason = Reason.NO_POLICY,
     route: str | None = None,
@@ -25,9 +26,10 @@ def record(
     method: str = "GET",
     shadow: Shadow | None = None,
     presenter: SpiffeId | None = None,
-) -> DecisionRecord:
-    return DecisionRecord(
-        decision_id="d1",
+) -> bytes:
+    """Give the line that the running program writes, which is the plainest one as well."""
+    record = DecisionRecord(
+        decision_id="d" * 32,
         time_ns=1_780_000_000_123_999_999,
         sidecar="catalog",
         call=Call(
@@ -53,10 +55,13 @@ def record(
         wire=WireFacts(request_id="q", protocol="http/2", tls_version="TLSv1_3", tls_cipher="C", peer_serial="0a"),
         check_us=12,
     )
+    written = RecordLines("catalog").line(packed(record))
+    assert written == record.json_line()
+    return written
 
 
 def test_a_record_has_the_contracts_keys_and_no_others() -> None:
-    written = json.loads(record().json_line())
+    written = json.loads(line())
     assert set(written) == KEYS
     assert set(written["caller"]) == {"identity", "service", "third_party", "presented_by", "address"}
     assert set(written["destination"]) == {"service", "third_party", "host"}
@@ -66,18 +71,18 @@ def test_a_record_has_the_contracts_keys_and_no_others() -> None:
 
 
 def test_the_query_is_never_written() -> None:
-    assert b"secret" not in record().json_line()
+    assert b"secret" not in line()
 
 
 def test_an_allowed_call_with_a_route_keeps_no_path() -> None:
-    assert json.loads(record(reason=Reason.ALLOWED, route="/items/{id}").json_line())["path"] is None
-    assert json.loads(record(reason=Reason.ALLOWED, route=None).json_line())["path"] == "/items/42"
-    assert json.loads(record(reason=Reason.CLOSED, route="/items/{id}").json_line())["path"] == "/items/42"
+    assert json.loads(line(reason=Reason.ALLOWED, route="/items/{id}"))["path"] is None
+    assert json.loads(line(reason=Reason.ALLOWED, route=None))["path"] == "/items/42"
+    assert json.loads(line(reason=Reason.CLOSED, route="/items/{id}"))["path"] == "/items/42"
 
 
 def test_a_shadow_is_written_whole() -> None:
     shadow = Shadow(decision=Verdict.DENY, reason=Reason.NO_POLICY, policy=None)
-    assert json.loads(record(shadow=shadow).json_line())["shadow"] == {
+    assert json.loads(line(shadow=shadow))["shadow"] == {
         "decision": "deny",
         "reason": "no_policy",
         "policy": None,
@@ -85,17 +90,17 @@ def test_a_shadow_is_written_whole() -> None:
 
 
 def test_the_presenter_of_a_token_is_named_beside_its_subject() -> None:
-    assert json.loads(record().json_line())["caller"]["presented_by"] is None
+    assert json.loads(line())["caller"]["presented_by"] is None
     gateway = SpiffeId.parse("spiffe://shop.example/gateway")
-    caller = json.loads(record(presenter=gateway).json_line())["caller"]
+    caller = json.loads(line(presenter=gateway))["caller"]
     assert (caller["identity"], caller["presented_by"]) == ("spiffe://shop.example/orders", str(gateway))
 
 
 @given(st.text(), st.text(), st.text())
 def test_any_call_is_one_line_of_json_of_bounded_length(path: str, host: str, method: str) -> None:
-    line = record(path=path, host=host, method=method).json_line()
-    assert line.endswith(b"\n")
-    assert line.count(b"\n") == 1
-    assert len(json.loads(line)["path"]) <= 256
+    written = line(path=path, host=host, method=method)
+    assert written.endswith(b"\n")
+    assert written.count(b"\n") == 1
+    assert len(json.loads(written)["path"]) <= 256
     # a character is at most 12 bytes in JSON's ASCII form
-    assert len(line) < 1024 + 12 * (256 + 260 + 64)
+    assert len(written) < 1024 + 12 * (256 + 260 + 64)

@@ -11,16 +11,16 @@ from hypothesis import given, strategies as st
 from authz.identity.spiffe_id import SpiffeId
 from authz.identity.verification import VerifiedIdentity
 from authz.policy.index import compile_index
-from authz.records.packed_record import unpack_decision
 from authz.sidecar.check.bearer import MAX_TOKEN_BYTES, names_a_workload
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.in_force import InForce, PolicyInForce
 from tests.support.certificates import NOW_NS, SPIFFE_ID, leaf, pem
 from tests.support.check_request import check_request
+from tests.support.decision_record import unpack_decision
 from tests.support.policy_sets import document, parsed, service
 
 if TYPE_CHECKING:
-    from authz.records.decision_record import DecisionRecord
+    from tests.support.decision_record import DecisionRecord
 
 WORKLOAD = b'{"sub": "spiffe://shop.example/batch", "aud": ["spiffe://shop.example/catalog"]}'
 

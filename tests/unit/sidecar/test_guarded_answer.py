@@ -7,7 +7,6 @@ from envoy.service.auth.v3 import external_auth_pb2
 
 from authz.decision import Reason
 from authz.policy.index import compile_index
-from authz.records.packed_record import unpack_decision
 from authz.sidecar.backoff import Backoff
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.guarded_answer import CHECKS_A_LOOK, SHED_TOGETHER, GuardedAnswer, RingRecorder
@@ -19,6 +18,7 @@ from authz.sidecar.settings import Audit
 from authz.sidecar.worker_cells import WorkerCells
 from tests.support.certificates import NOW_NS, SPIFFE_ID, leaf, pem
 from tests.support.check_request import check_request
+from tests.support.decision_record import unpack_decision
 from tests.support.policy_sets import document, parsed, service
 
 SET = parsed(
