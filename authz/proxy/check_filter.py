@@ -65,6 +65,9 @@ EXT_AUTHZ = "envoy.filters.http.ext_authz"
 AUTHZ_CLUSTER = "authz"
 
 CHECK_TIMEOUT = timedelta(milliseconds=350)
+#: Envoy draws two workers at random and takes the less busy one. A retry draws again, so often at most, where that is
+#: the worker that failed: of 16 checks under way one would else wait for a hung worker twice.
+HOST_SELECTIONS = 10
 #: What a check server may write into a request: our own names, and the deadline that bounds a stream.
 _WRITABLE_HEADERS = r"x-authz-[a-z0-9-]+|grpc-timeout"
 #: A denial's body is one short JSON object.
@@ -96,6 +99,7 @@ def check_filter(direction: Direction) -> HttpFilter:
                                 typed_config=packed(PreviousHostsPredicate()),
                             )
                         ],
+                        host_selection_retry_max_attempts=HOST_SELECTIONS,
                     ),
                 ),
                 failure_mode_allow=False,

@@ -55,7 +55,7 @@ def _stories(given: argparse.Namespace, parts: list[str], known: frozenset[str])
                 case "reload":
                     found = reload.measure(many, folder, known=known, times=given.rounds)
                 case "failures":
-                    found = failures.measure(few, folder, known=known)
+                    found = failures.measure(few, folder, known=known, times=given.rounds)
                 case "overload":
                     found = overload.measure(few, folder, known=known)
                 case _:
@@ -107,7 +107,7 @@ def _arguments() -> argparse.Namespace:
         "parts", nargs="*", metavar="PART", default=list(PARTS),
         help="; ".join(f"{part}: {words}" for part, words in PARTS.items()),
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=5, help="of load, and how often the policies are read anew")
+    parser.add_argument("--rounds", type=int, default=5, help="of load, new sets and failures")
     parser.add_argument("--seconds", type=float, default=2, help="of each run of wrk")
     parser.add_argument(
         "--only",
