@@ -1,13 +1,10 @@
 """One policy set read, parsed and compiled, or why not: what a compiler does before it forks anyone.
 
-INVARIANT (no way back): a set that comes into force is kept in the state folder before anyone answers by it; where it
-cannot be kept the one kept before is taken away, so that an older set does not come back at a restart with what this
-one takes away.
+INVARIANT (no way back), as in `control.last_good`: a set that comes into force is kept before anyone answers by it.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -21,13 +18,10 @@ from authz.sidecar.compiler.policy_source import opened_source, source_digest
 from authz.sidecar.control import last_good
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from authz.policy.document import SourceFile
     from authz.policy.index import PolicyIndex
-
-_log = logging.getLogger(__name__)
 
 #: faults that are shown of one set; the rest is counted
 MAX_FAULTS_SHOWN: Final = 50
@@ -72,14 +66,14 @@ def compiled_folder(folder: str, *, state: Path | None, in_force: str, serving: 
             return Same()
         compiled = _compiled(files, digest)
     except PolicySetFaults as error:
-        faults = _shown(error)
+        faults = shown_faults(error)
     except AuthzError as error:
         faults = (str(error),)
     except Exception as error:  # noqa: BLE001 whatever goes wrong with new files leaves the set before in force
         faults = (f"{folder}: a fault of the program: {type(error).__name__}: {error}",)
     else:
         if state is not None:
-            _keep(state, files)
+            last_good.keep(state, files)
         return compiled
     return Refused(faults=faults) if serving else compiled_kept(state, faults)
 
@@ -122,15 +116,8 @@ def compiled_kept(state: Path | None, faults: tuple[str, ...]) -> Compiled:
     )
 
 
-def _keep(state: Path, files: Sequence[SourceFile]) -> None:
-    try:
-        last_good.keep(state, files)
-    except AuthzError as error:
-        _log.error("the set cannot be kept for a restart: %s", error)
-        last_good.forget(state)
-
-
-def _shown(error: PolicySetFaults) -> tuple[str, ...]:
+def shown_faults(error: PolicySetFaults) -> tuple[str, ...]:
+    """Give the first faults of a set, and how many more there are."""
     texts = tuple(str(fault) for fault in error.faults)
     rest = len(texts) - MAX_FAULTS_SHOWN
     return texts if rest <= 0 else (*texts[:MAX_FAULTS_SHOWN], f"and {rest} more faults")

@@ -2,6 +2,9 @@
 
 Kept are the source files as they were read; they are parsed again when they are needed. The file is replaced
 atomically and synced: a crash leaves the old one or the new one.
+
+INVARIANT (no way back): a set that comes into force is kept before anyone answers by it; where it cannot be kept the
+one kept before is taken away, so that an older set does not come back at a restart with what this one takes away.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from authz.policy.document import SourceFile
 from authz.sidecar.control.replaced_file import replace_file
+from authz.sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,13 +29,17 @@ MAX_BYTES: Final = 512 * 1024 * 1024
 
 
 def keep(state: Path, files: Sequence[SourceFile]) -> None:
-    """Keep a set that could be used; raises SidecarError where the folder cannot be written."""
+    """Keep a set that could be used; where the folder cannot be written none is kept, and it is logged."""
     content = [{"path": file.path, "content": base64.b64encode(file.content).decode()} for file in files]
-    replace_file(state / FILE_NAME, json.dumps(content).encode())
+    try:
+        replace_file(state / FILE_NAME, json.dumps(content).encode())
+    except SidecarError as error:
+        # INVARIANT (no way back): without one, a restart beside broken files denies.
+        _log.error("the set cannot be kept for a restart: %s", error)
+        _forget(state)
 
 
-def forget(state: Path) -> None:
-    """Take the kept set away: without one, a restart beside broken files denies."""
+def _forget(state: Path) -> None:
     try:
         (state / FILE_NAME).unlink(missing_ok=True)
     except OSError as error:

@@ -22,6 +22,7 @@ from authz.policy.errors import PolicySetFaults
 from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
 from authz.policy_folder import PolicyFolderError, policy_files, read_policy_folder
+from authz.sidecar.compiler.compilation import shown_faults
 from authz.sidecar.control import last_good
 from authz.sidecar.control.folder_watch import RESCAN_S, wake_ups
 from authz.sidecar.in_force import PolicyInForce
@@ -42,8 +43,6 @@ _log = logging.getLogger(__name__)
 STOP_PATIENCE_S: Final = 2.0
 #: how often hours are worked out anew; the index is exact for 34 days, and denies from 400 days on
 RENEWAL_NS: Final = 24 * 3600 * NS_PER_S
-#: faults that are shown of one set; the rest is counted
-MAX_FAULTS_SHOWN: Final = 50
 
 
 class PolicyFollower:
@@ -136,7 +135,7 @@ class PolicyFollower:
             index = self._index(parse_policy_set(files))
         except PolicySetFaults as error:
             self._seen = seen
-            self._say(PolicyInForce(index=self._in_force.policy.index, faults=_shown(error)))
+            self._say(PolicyInForce(index=self._in_force.policy.index, faults=shown_faults(error)))
             return
         except AuthzError as error:
             self._say(PolicyInForce(index=self._in_force.policy.index, faults=(str(error),)))
@@ -147,16 +146,8 @@ class PolicyFollower:
             return
         self._read = files
         if self._state is not None:
-            self._keep(self._state, files)
+            last_good.keep(self._state, files)
         self._say(PolicyInForce(index=index))
-
-    def _keep(self, state: Path, files: tuple[SourceFile, ...]) -> None:
-        try:
-            last_good.keep(state, files)
-        except AuthzError as error:
-            # INVARIANT (no way back): an older set must not come back at a restart with what this one takes away.
-            _log.error("the set cannot be kept for a restart: %s", error)
-            last_good.forget(state)
 
     def _restore(self) -> None:
         files = None if self._state is None else last_good.kept(self._state)
@@ -184,12 +175,6 @@ class PolicyFollower:
         if policy.revision != before.revision or (before.faults and not policy.faults):
             _log.info("revision %s is in force", (policy.revision or "none")[:12])
         self._changed(policy)
-
-
-def _shown(error: PolicySetFaults) -> tuple[str, ...]:
-    texts = tuple(str(fault) for fault in error.faults)
-    rest = len(texts) - MAX_FAULTS_SHOWN
-    return texts if rest <= 0 else (*texts[:MAX_FAULTS_SHOWN], f"and {rest} more faults")
 
 
 def _listing(folder: str) -> tuple[FolderEntry, ...] | None:
