@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from authz.policy.document import MAX_FILE_BYTES, MAX_SET_BYTES, SourceFile
+from authz.policy.document import MAX_FILE_BYTES, MAX_FILES, MAX_SET_BYTES, SourceFile
 from authz.policy.errors import PolicyError, quoted
-from authz.policy.policy_set import MAX_FILES, PolicySet, parse_policy_set
-from authz.policy_folder import SUFFIXES
+from authz.policy.policy_set import PolicySet, parse_policy_set
+from authz.policy_listing import SUFFIXES
 
 #: git answers from its own files; one that takes longer waits for something that never comes.
 TIMEOUT_S: Final = 120

@@ -11,6 +11,8 @@ from authz.policy.errors import Fault, FaultCode
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
 #: A whole set: 100,000 policies of 600 bytes, twice over.
 MAX_SET_BYTES: Final = 128 * 1024 * 1024
+#: A set of one policy a file has as many files as policies.
+MAX_FILES: Final = 100_000
 
 Value: TypeAlias = "str | int | bool | tuple[Value, ...] | dict[str, Value]"
 Key: TypeAlias = "str | int"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from authz.policy.document import MAX_SET_BYTES
+from authz.policy.document import MAX_FILES, MAX_SET_BYTES
 from authz.policy.document_reader import read_documents
 from authz.policy.envelope import placed_document
 from authz.policy.errors import MAX_FAULTS, Fault, FaultCode, PolicySetFaults
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from authz.policy.document import Document, SourceFile
     from authz.policy.placed import Placed
 
-#: A set of one policy a file has as many files as policies.
-MAX_FILES: Final = 100_000
 
 N = TypeVar("N", bound=Named)
 

@@ -1,28 +1,25 @@
 """Notices that a policy folder may hold something else than before; what it holds is a compiler's business.
 
-The folder is watched (inotify and its like) and, for file systems that tell nothing, listed every `RESCAN_S`. Listed is
-whatever stands in it: which of it are policies is not judged here, so nothing that a compiler would see is missed, and
-what reads policies need not be loaded.
+The folder is watched (inotify and its like) and, for file systems that tell nothing, listed every `RESCAN_S`, as what
+reads it lists it; what reads policies is not loaded.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING, Final
 
 import watchfiles
 
+from authz.policy_listing import PolicyFolderError, policy_files
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from authz.policy_listing import FolderEntry
+
 #: how often the folder is listed even when nothing was told
 RESCAN_S: Final = 2.0
-#: twice as many as a set may have files; of more, every look finds a change, and a compiler says what is wrong
-MAX_ENTRIES: Final = 200_000
-
-#: path, device, inode, size and time of change
-_Facts = tuple[str, int, int, int, int]
 
 
 class FolderWatch:
@@ -31,7 +28,7 @@ class FolderWatch:
     def __init__(self, folder: str, *, changed: Callable[[], None]) -> None:
         self._folder = folder
         self._changed = changed
-        self._seen = _listing(folder)
+        self._seen = listing(folder)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="policies", daemon=True)
 
@@ -50,7 +47,7 @@ class FolderWatch:
                 self._stop.wait(RESCAN_S)
 
     def _look(self) -> None:
-        seen = _listing(self._folder)
+        seen = listing(self._folder)
         # What cannot be listed is read each time: reading it says why, and that it is no longer so.
         if seen is None or seen != self._seen:
             self._seen = seen
@@ -74,28 +71,9 @@ def wake_ups(folder: str, stop: threading.Event) -> Iterator[object]:
     )
 
 
-def _listing(folder: str) -> frozenset[_Facts] | None:
-    """List what stands below a folder, links followed to files but not to folders; None where that cannot be done."""
-    facts: set[_Facts] = set()
+def listing(folder: str) -> tuple[FolderEntry, ...] | None:
+    """List what decides whether a folder must be read again; None where it cannot be listed."""
     try:
-        for one in _facts_below(folder):
-            if len(facts) >= MAX_ENTRIES:
-                return None
-            facts.add(one)
-    except OSError:
-        return None
-    return frozenset(facts)
-
-
-def _facts_below(folder: str) -> Iterator[_Facts]:
-    for directory, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                path = os.path.join(directory, name)  # noqa: PTH118 a Path for each of 100,000 files would be thrown away
-                facts = os.stat(path)  # noqa: PTH116 same
-                yield path, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-def _raise(error: OSError) -> None:
-    raise error
+        return policy_files(folder)
+    except PolicyFolderError:
+        return None  # reading it says why

@@ -21,10 +21,10 @@ from authz.instant import NS_PER_S
 from authz.policy.errors import PolicySetFaults
 from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
-from authz.policy_folder import PolicyFolderError, policy_files, read_policy_folder
+from authz.policy_folder import read_policy_folder
 from authz.sidecar.compiler.compilation import shown_faults
 from authz.sidecar.control import last_good
-from authz.sidecar.control.folder_watch import RESCAN_S, wake_ups
+from authz.sidecar.control.folder_watch import RESCAN_S, listing, wake_ups
 from authz.sidecar.in_force import PolicyInForce
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from authz.policy.document import SourceFile
     from authz.policy.index import PolicyIndex
     from authz.policy.policy_set import PolicySet
-    from authz.policy_folder import FolderEntry
+    from authz.policy_listing import FolderEntry
     from authz.sidecar.in_force import InForce
 
 _log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class PolicyFollower:
 
     def _refresh(self) -> None:
         self._renew()
-        seen = _listing(self._folder)
+        seen = listing(self._folder)
         if seen is not None and seen == self._seen:
             return
         try:
@@ -175,11 +175,3 @@ class PolicyFollower:
         if policy.revision != before.revision or (before.faults and not policy.faults):
             _log.info("revision %s is in force", (policy.revision or "none")[:12])
         self._changed(policy)
-
-
-def _listing(folder: str) -> tuple[FolderEntry, ...] | None:
-    """List what decides whether the folder must be read again; None where it cannot be listed."""
-    try:
-        return policy_files(folder)
-    except PolicyFolderError:
-        return None  # reading it says why

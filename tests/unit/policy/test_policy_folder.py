@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from authz.policy.errors import PolicySetFaults
-from authz.policy_folder import (
-    FolderEntry,
-    PolicyFolderError,
-    _read,
-    load_policy_folder,
-    policy_files,
-    read_policy_folder,
-)
+from authz.policy_folder import _read, load_policy_folder, read_policy_folder
+from authz.policy_listing import FolderEntry, PolicyFolderError, policy_files
 from tests.support.policy_texts import MESH, service
 
 if TYPE_CHECKING:
