@@ -141,42 +141,40 @@ class RingConsumer:
         if not 0 <= head - position <= capacity or head % _STEP_BYTES or position % _STEP_BYTES:
             self._skip(head)
             return []
-        memory = self._memory
+        memory, unpack = self._memory, _ENTRY.unpack_from
         taken: list[Entry] = []
         total = 0
         while position < head and (not taken or total < limit_bytes):
             offset = position % capacity
             rest = capacity - offset
-            if _LENGTH.unpack_from(memory, _HEADER_BYTES + offset)[0] == _PADDING:
+            start = _HEADER_BYTES + offset
+            if rest >= _ENTRY_BYTES:
+                length, checksum, said = unpack(memory, start)
+            else:
+                length, checksum, said = _LENGTH.unpack_from(memory, start)[0], 0, -1
+            if length == _PADDING:
                 position += rest
                 continue
-            record = self._record(position, offset, min(rest, head - position))
-            if record is None:
-                # A processor that reorders stores may show `head` before the entry: it is looked at twice.
-                if self._doubted == position and not taken:
-                    self._skip(head)
-                elif not taken:
-                    self._doubted = position
-                break
-            length = len(record)
-            position += (_ENTRY_BYTES + length + _STEP_BYTES - 1) & -_STEP_BYTES
-            total += length
-            taken.append(Entry(record, position))
+            size = _ENTRY_BYTES + length
+            # INVARIANT (bytes are claims)
+            if said == position and size <= rest and size <= head - position:
+                record = memory[start + _ENTRY_BYTES : start + size]
+                if crc32(record, (position ^ length) & _MASK_32) == checksum:
+                    position += (size + _STEP_BYTES - 1) & -_STEP_BYTES
+                    total += length
+                    taken.append(Entry(record, position))
+                    continue
+            # A processor that reorders stores may show `head` before the entry: it is looked at twice.
+            if self._doubted == position and not taken:
+                self._skip(head)
+            elif not taken:
+                self._doubted = position
+            break
         return taken
 
     def commit(self, end: int) -> None:
         """Give the room of everything up to `end` back; it is never taken again."""
         self._words[_TAIL] = end
-
-    def _record(self, position: int, offset: int, available: int) -> bytes | None:
-        if available < _ENTRY_BYTES:
-            return None
-        start = _HEADER_BYTES + offset
-        length, checksum, said = _ENTRY.unpack_from(self._memory, start)
-        if said != position or _ENTRY_BYTES + length > available:
-            return None
-        record = self._memory[start + _ENTRY_BYTES : start + _ENTRY_BYTES + length]
-        return record if crc32(record, (position ^ length) & _MASK_32) == checksum else None
 
     def _skip(self, head: int) -> None:
         self._words[_CORRUPT] = (self._words[_CORRUPT] + 1) % 2**64

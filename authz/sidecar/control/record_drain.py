@@ -111,7 +111,7 @@ class RecordDrain:
 
     def _write(self, log: DecisionLog, number: int, ring: RingConsumer, entries: list[Entry]) -> bool:
         begun = self._begun(log, number)
-        lines = [self._line(entry) for entry in entries]
+        lines = self._lines(entries)
         ahead = b""
         if self._opened != log.opened:
             ahead = b"\n" if not begun and log.ends_within_a_line() else b""
@@ -135,7 +135,8 @@ class RecordDrain:
                 written -= len(line)
                 done.append(entry)
         if done:
-            self._say_lines(done)
+            if not all(lines):
+                self._say_lines(done)
             ring.commit(done[-1].end)
         self._journal.end()
         return bool(done)
@@ -176,6 +177,14 @@ class RecordDrain:
             if record.startswith(LOG_LINE) and len(record) > _KIND_BYTES:
                 level, text = record[_KIND_BYTES], record[_KIND_BYTES + 1 :]
                 _log.log(level, "%s", text.decode("utf-8", "replace"))
+
+    def _lines(self, entries: list[Entry]) -> list[bytes]:
+        """Give what of each entry belongs into the decision log."""
+        line_of = self._line_of
+        try:
+            return [line_of(record[_KIND_BYTES:]) if record.startswith(RECORD) else b"" for record, _ in entries]
+        except RecordError:  # one of them: which, is found out more slowly
+            return [self._line(entry) for entry in entries]
 
     def _line(self, entry: Entry) -> bytes:
         """Give what of an entry belongs into the decision log."""
