@@ -41,6 +41,8 @@ _GENERATION: Final = re.compile(r"\.\.[0-9a-f]{16}")
 _NEW: Final = "..new"
 _FILE_MODE: Final = 0o600
 _DIRECTORY_MODE: Final = 0o700
+#: for what anybody may read, such as a bundle
+_PUBLIC_MODE: Final = 0o644
 _FOR_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
@@ -49,22 +51,29 @@ class SvidFilesError(AuthzError):
     """A file of an SVID or of an authority cannot be read or written."""
 
 
+class OversizedFileError(SvidFilesError):
+    """A file is larger than what it should hold ever is."""
+
+
 def write_svid(
     directory: str | Path,
     svid: IssuedSvid,
     bundle_pem: bytes,
     *,
     other_bundles: Mapping[TrustDomain, bytes] | None = None,
+    documents: Mapping[str, bytes] | None = None,
 ) -> None:
     """Put an SVID with its key and bundle into `directory` (made if absent), all files in one atomic step.
 
     `bundle_pem` is that of the SVID's own trust domain; every other trust domain's stands in a file of its own,
-    `bundle.<trust domain>.pem`, for one bundle never vouches for two.
+    `bundle.<trust domain>.pem`, for one bundle never vouches for two. `documents` are further files by name: SPIFFE
+    bundle documents, which hold keys of JWT-SVIDs, too.
     """
     # The certificate comes last: whoever waits for it finds the others there.
     files = {
         BUNDLE_FILE: bundle_pem,
         **{other_bundle_file(domain): pem for domain, pem in (other_bundles or {}).items()},
+        **(documents or {}),
         KEY_FILE: svid.key_pem,
         SVID_FILE: svid.certificate_pem,
     }
@@ -86,6 +95,11 @@ def write_svid(
 def other_bundle_file(trust_domain: TrustDomain) -> str:
     """Give the name of the file with the bundle of another trust domain than the SVID's own."""
     return f"bundle.{trust_domain}.pem"
+
+
+def bundle_document_file(trust_domain: TrustDomain | None) -> str:
+    """Give the name of the file with a SPIFFE bundle document: of another trust domain, or of the SVID's own (None)."""
+    return "bundle.json" if trust_domain is None else f"bundle.{trust_domain}.json"
 
 
 def kept_authority(directory: str | Path, trust_domain: TrustDomain, generate: Callable[[], Authority]) -> Authority:
@@ -117,6 +131,35 @@ def read_public_file(path: str | Path, *, max_bytes: int) -> bytes:
         # Non-blocking: a named pipe is refused below instead of being waited for.
         file_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         return _read_regular_file(file_fd, path, max_bytes=max_bytes, secret=False)
+
+
+@contextlib.contextmanager
+def replacing_public_file(
+    path: str | Path, *, max_bytes: int
+) -> Iterator[tuple[bytes | None, Callable[[bytes], None]]]:
+    """Give what a file holds (None where there is none) and what writes it anew in one step; others wait meanwhile.
+
+    A reader finds what was there or what is there, whole; a crash leaves one of the two.
+    """
+    with _os_errors_at(path):
+        directory, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 a link is replaced, not followed
+        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory_fd, fcntl.LOCK_EX)  # INVARIANT (one writer); closing releases it
+            before = read_public_file(path, max_bytes=max_bytes) if os.path.lexists(path) else None
+
+            def write(content: bytes) -> None:
+                new = f".{name}.{secrets.token_hex(8)}"
+                try:
+                    _write_new_file(new, content, directory_fd, mode=_PUBLIC_MODE)
+                    os.replace(new, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+                finally:
+                    _unlink(new, directory_fd)  # what an error has left
+                os.fsync(directory_fd)
+
+            yield before, write
+        finally:
+            os.close(directory_fd)
 
 
 @contextlib.contextmanager
@@ -163,12 +206,12 @@ def _write_generation(files: Mapping[str, bytes], directory_fd: int) -> str:
     return generation
 
 
-def _write_new_file(name: str, content: bytes, directory_fd: int) -> None:
+def _write_new_file(name: str, content: bytes, directory_fd: int, *, mode: int = _FILE_MODE) -> None:
     """Create a file that was not there, private from its first instant, and see it onto the disk."""
     # INVARIANT (private from the start): the mode is an argument of the creation, and O_EXCL refuses a file or a
     # link that somebody else has put there.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(name, flags, _FILE_MODE, dir_fd=directory_fd), "wb") as file:
+    with os.fdopen(os.open(name, flags, mode, dir_fd=directory_fd), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -238,7 +281,7 @@ def _read_regular_file(file_fd: int, position: str | Path, *, max_bytes: int, se
     finally:
         os.close(file_fd)
     if len(content) > max_bytes:
-        raise SvidFilesError(f"{position}: has more than {max_bytes} bytes")
+        raise OversizedFileError(f"{position}: has more than {max_bytes} bytes")
     return content
 
 

@@ -1,28 +1,27 @@
-"""`authz svid`: issue X.509-SVIDs from a local authority, and show what a certificate says."""
+"""`authz svid`: issue X.509-SVIDs from a local authority; `svid_show` and `svid_verify` have the other commands."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import signal
 import sys
 import threading
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from authz.cli.arguments import NO, YES, Subcommands
+from authz.cli.arguments import YES, Subcommands
+from authz.cli.svid_show import add_show
+from authz.cli.svid_verify import add_verify
 from authz.errors import UsageError
 from authz.identity.authority import Authority
-from authz.identity.x509_svid import MAX_CERTIFICATE_BYTES, X509SvidError, x509_svid_from_pem
-from authz.instant import rfc3339_from_ns
+from authz.identity.bundle import Bundle
 from authz.mesh.errors import MeshError
 from authz.mesh.workload_identity import identity_of
 from authz.policy.errors import PolicyError
-from authz.svid_files import SvidFilesError, kept_authority, read_public_file, write_svid
+from authz.svid_files import SvidFilesError, bundle_document_file, kept_authority, write_svid
 
 if TYPE_CHECKING:
     from authz.identity.spiffe_id import SpiffeId, TrustDomain
@@ -37,9 +36,16 @@ _SHORTEST_LIFETIME = timedelta(seconds=2)
 _LONGEST_WAIT = timedelta(seconds=30)
 #: How long `--renew` waits before it tries again what has failed.
 _RETRY = timedelta(seconds=5)
+_X509_LIFETIME = timedelta(hours=1)
+#: A token can be replayed until it ends.
+_TOKEN_LIFETIME = timedelta(minutes=5)
 
 _MINT_DESCRIPTION = """\
-Issue an X.509-SVID for every Service of a policy folder, into OUT/<service>/svid.pem, key.pem and bundle.pem.
+Issue an X.509-SVID for every Service of a policy folder, into OUT/<service>/svid.pem, key.pem and bundle.pem; and
+bundle.json, the SPIFFE bundle document, which also has the key of JWT-SVIDs.
+
+With --audience: issue one JWT-SVID for --service instead, and print it. Whoever has it is that Service until it ends,
+so keep it short. It is signed with the authority that --authority keeps.
 
 An SVID carries the Service's first exact identity. A Service that has only patterns gets its first pattern, with
 every `*` and `**` replaced by the Service's name: `spiffe://shop.example/ns/*/sa/**` of `orders` becomes
@@ -47,38 +53,38 @@ every `*` and `**` replaced by the Service's name: `spiffe://shop.example/ns/*/s
 
 Directories are made for their owner alone, and so are the files; each write replaces all files of a Service at once.
 Where the Mesh has several trust domains, each has an authority of its own, and the bundles of the others stand
-beside bundle.pem as bundle.<trust domain>.pem.
+beside bundle.pem as bundle.<trust domain>.pem and .json.
 """
 
 
 def add_commands(commands: Subcommands) -> None:
-    """Add `svid mint` and `svid show`."""
+    """Add `svid mint`, `svid show` and `svid verify`."""
     subcommands = commands.add_group(
         "svid",
-        summary="issue and show X.509-SVIDs of a local authority",
+        summary="issue SVIDs of a local authority; show and verify SVIDs of any",
         example="authz svid mint --policies policies --out svids",
     )
     _add_mint(subcommands)
-    _add_show(subcommands)
+    add_show(subcommands)
+    add_verify(subcommands)
 
 
 def _add_mint(commands: Subcommands) -> None:
     parser = commands.add(
         "mint",
         _mint,
-        summary="issue an X.509-SVID for every Service of a policy folder",
+        summary="issue an X.509-SVID for every Service of a policy folder, or a JWT-SVID for one",
         example="authz svid mint --policies policies --out svids --lifetime 1h",
     )
     parser.description = _MINT_DESCRIPTION
     parser.add_flag("--policies", required=True, metavar="DIR", help="the policy folder")
-    parser.add_flag("--out", required=True, metavar="DIR", help="where the directories of the Services are made")
+    parser.add_flag("--out", metavar="DIR", help="where the directories of the Services are made")
     parser.add_flag("--service", action="append", metavar="NAME", help="only this Service; may be given several times")
     parser.add_flag(
         "--lifetime",
         type=_lifetime,
-        default="1h",
         metavar="DURATION",
-        help="how long an SVID is valid: a number with s, m, h or d (default 1h)",
+        help="how long an SVID is valid: a number with s, m, h or d (default 1h; 5m with --audience)",
     )
     parser.add_flag(
         "--authority",
@@ -92,16 +98,12 @@ def _add_mint(commands: Subcommands) -> None:
         help="stay, and issue anew at half of the lifetime for the Services the folder then has, until SIGTERM",
     )
 
-
-def _add_show(commands: Subcommands) -> None:
-    parser = commands.add(
-        "show",
-        _show,
-        summary="show whose X.509-SVID a PEM file holds, and until when; exit status 1 if it is none, or not valid now",
-        example="authz svid show svids/orders/svid.pem",
+    parser.add_flag(
+        "--audience",
+        action="append",
+        metavar="NAME",
+        help="issue a JWT-SVID for whom this names, and print it; may be given several times",
     )
-    parser.add_argument("file", metavar="FILE", help="PEM certificates, the leaf first; never a private key")
-    parser.add_argument("-o", dest="output", choices=["pretty", "json"], help="default: pretty on a terminal")
 
 
 def _lifetime(text: str) -> timedelta:
@@ -117,11 +119,18 @@ def _lifetime(text: str) -> timedelta:
 def _mint(given: argparse.Namespace) -> int:
     mint = _Mint(
         policies=given.policies,
-        out=Path(given.out),
+        out=Path(given.out or ""),
         only=tuple(dict.fromkeys(given.service or ())),
-        lifetime=given.lifetime,
+        lifetime=given.lifetime or (_TOKEN_LIFETIME if given.audience else _X509_LIFETIME),
         authority_directory=None if given.authority is None else Path(given.authority),
     )
+    if given.audience:
+        if given.authority is None or len(mint.only) != 1 or given.out is not None or given.renew:
+            raise UsageError("--audience issues one token: it needs --authority and one --service, and no --out")
+        print(mint.token(_policy_set(mint.policies), given.audience))
+        return YES
+    if given.out is None:
+        raise UsageError("give --out, or --audience for a token (see `authz svid mint --help`)")
     if not given.renew:
         mint.issue(_policy_set(mint.policies))
         return YES
@@ -175,7 +184,9 @@ class _Mint:
         """Write an SVID for every Service that is asked for; gives the half of their life, when to do it again."""
         identities = self._identities(policy_set)
         now = datetime.now(UTC)
-        bundles = {domain: self._authority(domain, now).certificate_pem for domain in policy_set.mesh.trust_domains}
+        domains = policy_set.mesh.trust_domains
+        bundles = {domain: self._authority(domain, now).certificate_pem for domain in domains}
+        documents = {domain: _bundle_of(self._authority(domain, now)).to_json() for domain in domains}
         half_lives = [now + self.lifetime / 2]
         failed: list[SvidFilesError] = []
         for name, spiffe_id in identities.items():
@@ -183,7 +194,8 @@ class _Mint:
             svid = self._authority(own, now).issue_x509_svid(spiffe_id, now, self.lifetime)
             others = {domain: pem for domain, pem in bundles.items() if domain != own}
             try:
-                write_svid(self.out / name, svid, bundles[own], other_bundles=others)
+                named = {bundle_document_file(None if each == own else each): documents[each] for each in domains}
+                write_svid(self.out / name, svid, bundles[own], other_bundles=others, documents=named)
             except SvidFilesError as error:
                 failed.append(error)  # which is no reason to let the other Services' SVIDs expire
                 continue
@@ -193,6 +205,13 @@ class _Mint:
             raise SvidFilesError("\n".join(map(str, failed)))
         # An authority near its end shortens what it issues; a renewal each second is often enough even then.
         return max(min(half_lives), now + timedelta(seconds=1))
+
+    def token(self, policy_set: PolicySet, audience: list[str]) -> str:
+        """Issue a JWT-SVID for the one Service that is asked for."""
+        (spiffe_id,) = self._identities(policy_set).values()
+        now = datetime.now(UTC)
+        authority = self._authority(spiffe_id.trust_domain, now)
+        return authority.issue_jwt_svid(spiffe_id, audience, now, self.lifetime).token
 
     def _identities(self, policy_set: PolicySet) -> dict[str, SpiffeId]:
         """Choose the SPIFFE ID of every Service that is asked for, before anything is written."""
@@ -225,36 +244,13 @@ class _Mint:
         return self.authorities[trust_domain]
 
 
+def _bundle_of(authority: Authority) -> Bundle:
+    """Give what an authority's SVIDs of both kinds are verified with."""
+    keys = {} if authority.jwt is None else {authority.jwt.key_id: authority.jwt.public_key}
+    return Bundle(trust_domain=authority.trust_domain, x509_authorities=(authority.root,), jwt_authorities=keys)
+
+
 def _policy_set(directory: str) -> PolicySet:
     from authz.policy_folder import load_policy_folder  # noqa: PLC0415 `svid show` needs no policies
 
     return load_policy_folder(directory)
-
-
-def _show(given: argparse.Namespace) -> int:
-    pem = read_public_file(given.file, max_bytes=MAX_CERTIFICATE_BYTES)
-    pretty = sys.stdout.isatty() if given.output is None else given.output == "pretty"
-    try:
-        svid = x509_svid_from_pem(pem)
-    except X509SvidError as error:
-        print(f"{given.file}: {error}" if pretty else json.dumps({"error": str(error)}))
-        return NO
-    now_ns = time.time_ns()
-    seen: dict[str, str | bool] = {
-        "spiffe_id": str(svid.spiffe_id),
-        "serial": svid.serial,
-        "not_before": rfc3339_from_ns(svid.not_before_ns),
-        "not_after": rfc3339_from_ns(svid.not_after_ns),
-        "valid": svid.not_before_ns <= now_ns <= svid.not_after_ns,
-    }
-    if pretty:
-        print("\n".join(f"{name.replace('_', ' '):<10}  {_shown(value)}" for name, value in seen.items()))
-    else:
-        print(json.dumps(seen))
-    return YES if seen["valid"] else NO
-
-
-def _shown(value: str | bool) -> str:  # noqa: FBT001 a value to print, no switch
-    if isinstance(value, str):
-        return value
-    return "yes" if value else "no"

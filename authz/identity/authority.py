@@ -1,7 +1,7 @@
-"""A local authority: issues X.509-SVIDs for the workloads of one trust domain, and certificates for TLS hosts.
+"""A local authority: issues X.509-SVIDs and JWT-SVIDs for workloads of one trust domain, and certificates for hosts.
 
-Decides what stands in a certificate, never who may have it. For meshes on one machine, compose files and tests; it
-rotates nothing and revokes nothing.
+Decides what stands in a certificate or token, never who may have it. It is its own root, or an intermediate CA below a
+root that somebody else keeps (`upstream_authority`). When it is to be replaced is decided in `authority_rotation`.
 
 # INVARIANT (own trust domain): no SVID of another trust domain is ever issued.
 # INVARIANT (nested validity): no certificate begins before or ends after its authority's own.
@@ -28,13 +28,19 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from authz.identity.errors import IdentityError, quoted
+from authz.identity.errors import AuthorityError, quoted
+from authz.identity.jwt_authority import JwtAuthority
 from authz.identity.spiffe_id import SpiffeId, SpiffeIdError, TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: A certificate and a P-256 key take 1.5 KiB.
+    from authz.identity.jwt_authority import IssuedJwtSvid
+    from authz.identity.upstream_authority import UpstreamAuthority
+
+__all__ = ["Authority", "AuthorityError", "IssuedSvid"]
+
+#: Two certificates and two P-256 keys take 2.5 KiB; a root may have an RSA-4096 key.
 MAX_AUTHORITY_BYTES = 64 * 1024
 #: An authority that outlives its operators is one that nobody remembers to replace.
 MAX_AUTHORITY_LIFETIME = timedelta(days=3650)
@@ -50,6 +56,8 @@ _MAX_DNS_NAME_CHARACTERS = 253
 _DNS_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _DNS_NAME = re.compile(rf"(\*\.)?{_DNS_LABEL}(\.{_DNS_LABEL})*")
 
+_END_OF_KEY = b"-----END PRIVATE KEY-----"
+
 # Everything that `cryptography` raises for a key or a certificate that it cannot read.
 _UNREADABLE = (
     ValueError,
@@ -64,13 +72,12 @@ _UNREADABLE = (
 )
 
 
-class AuthorityError(IdentityError):
-    """An authority cannot be read, or cannot issue what was asked of it."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedSvid:
-    """A fresh certificate with its private key, both PEM (the key PKCS#8); `not_after` is the certificate's own end."""
+    """A fresh certificate with its private key, both PEM (the key PKCS#8); `not_after` is the certificate's own end.
+
+    Behind the certificate, which stands first, follows that of its authority where that is no root (X509-SVID 5.1).
+    """
 
     certificate_pem: bytes
     key_pem: bytes = field(repr=False)
@@ -79,34 +86,36 @@ class IssuedSvid:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Authority:
-    """A self-signed certificate that stands for a trust domain, and the key that signs with it."""
+    """A certificate that stands for a trust domain and the key that signs with it, and another key that signs tokens.
+
+    `jwt` is None for an authority that was kept before there were JWT-SVIDs: it issues none.
+    """
 
     trust_domain: TrustDomain
+    jwt: JwtAuthority | None
     _certificate: x509.Certificate = field(repr=False)
+    _root: x509.Certificate = field(repr=False)
     _key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
-    def generate(cls, trust_domain: TrustDomain, now: datetime, lifetime: timedelta) -> Authority:
-        """Make a new authority with a new key, valid from one minute before `now`."""
+    def generate(
+        cls, trust_domain: TrustDomain, now: datetime, lifetime: timedelta, *, upstream: UpstreamAuthority | None = None
+    ) -> Authority:
+        """Make a new authority with new keys, valid from one minute before `now`.
+
+        Below an `upstream` it is an intermediate CA, and ends with its root if that is sooner than `lifetime`.
+        """
         if not MIN_LIFETIME <= lifetime <= MAX_AUTHORITY_LIFETIME:
             raise AuthorityError("an authority lives for one second at least and ten years at most")
         key = ec.generate_private_key(ec.SECP256R1())
-        key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        # Two authorities never share a subject, so no path builder has to guess which one signed.
-        name = _name(f"picoseg authority {key_id.digest.hex()[:16]}")
-        certificate = (
-            x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(_whole_second(now - BACKDATED))
-            .not_valid_after(_whole_second(now + lifetime))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(signs_certificates=True), critical=True)
-            # X509-SVID 3.2: the ID of a signing certificate is the trust domain's own, without a path.
-            .add_extension(_spiffe_name(SpiffeId(trust_domain=trust_domain, path="")), critical=False)
-            .add_extension(key_id, critical=False)
-            .sign(key, hashes.SHA256())
+        certificate = _signing_certificate(trust_domain, key, now, lifetime, upstream)
+        return cls(
+            trust_domain=trust_domain,
+            jwt=JwtAuthority.generate(trust_domain, certificate.not_valid_after_utc),
+            _certificate=certificate,
+            _root=certificate if upstream is None else upstream.certificate,
+            _key=key,
         )
-        return cls(trust_domain=trust_domain, _certificate=certificate, _key=key)
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Authority:
@@ -115,26 +124,49 @@ class Authority:
             raise AuthorityError(f"an authority has at most {MAX_AUTHORITY_BYTES} bytes, not {len(pem)}")
         try:
             key = load_pem_private_key(pem, password=None)
+            _, _, behind = pem.partition(_END_OF_KEY)
+            jwt_key = load_pem_private_key(behind, password=None) if behind.strip() else None
             first, *more = x509.load_pem_x509_certificates(pem)
             trust_domain = _trust_domain_of(first)
             signed_for = first.public_key()
-            first.verify_directly_issued_by(first)
+            root = more[0] if more and first.issuer != first.subject else first
+            root.verify_directly_issued_by(root)
+            first.verify_directly_issued_by(root)
         except _UNREADABLE as exc:
-            raise AuthorityError(
-                "not an authority: a self-signed CA certificate and its unencrypted key, in PEM"
-            ) from exc
-        if more:
-            raise AuthorityError(f"an authority has one certificate, not {1 + len(more)}")
+            raise AuthorityError("not an authority: a CA certificate, its root and an unencrypted key, in PEM") from exc
+        if more[1:] or (more and root is first):
+            raise AuthorityError(f"an authority has one certificate, not {1 + len(more)}; an intermediate one has two")
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise AuthorityError("an authority's key is an ECDSA key on P-256")
         if key.public_key() != signed_for:
             raise AuthorityError("the authority's key does not belong to its certificate")
-        return cls(trust_domain=trust_domain, _certificate=first, _key=key)
+        return cls(
+            trust_domain=trust_domain,
+            jwt=None if jwt_key is None else JwtAuthority.from_key(trust_domain, first.not_valid_after_utc, jwt_key),
+            _certificate=first,
+            _root=root,
+            _key=key,
+        )
 
     @property
     def certificate_pem(self) -> bytes:
-        """The trust domain's bundle: what a peer needs to verify what this authority issues."""
-        return self._certificate.public_bytes(Encoding.PEM)
+        """The root, in the trust domain's bundle: what a peer needs to verify the certificates that are issued here."""
+        return self._root.public_bytes(Encoding.PEM)
+
+    @property
+    def root(self) -> x509.Certificate:
+        """The root as a certificate: its own, or that of the authority above it."""
+        return self._root
+
+    @property
+    def is_its_own_root(self) -> bool:
+        """Whether no other authority is above it."""
+        return self._certificate is self._root
+
+    @property
+    def not_before(self) -> datetime:
+        """The first instant at which anything issued here is valid."""
+        return self._certificate.not_valid_before_utc
 
     @property
     def not_after(self) -> datetime:
@@ -142,8 +174,17 @@ class Authority:
         return self._certificate.not_valid_after_utc
 
     def to_pem(self) -> bytes:
-        """Give certificate and private key, for keeping: a secret, to be written where nobody else can read."""
-        return self.certificate_pem + _key_pem(self._key)
+        """Give certificates and private keys, for keeping: a secret, to be written where nobody else can read."""
+        own = b"" if self._certificate is self._root else self._certificate.public_bytes(Encoding.PEM)
+        return own + self.certificate_pem + _key_pem(self._key) + (b"" if self.jwt is None else self.jwt.key_pem())
+
+    def issue_jwt_svid(
+        self, spiffe_id: SpiffeId, audience: Sequence[str], now: datetime, lifetime: timedelta
+    ) -> IssuedJwtSvid:
+        """Issue a JWT-SVID (ES256); it ends with the authority if that is sooner than `lifetime`."""
+        if self.jwt is None:
+            raise AuthorityError(f"the authority of `{self.trust_domain}` was kept without a key for JWT-SVIDs")
+        return self.jwt.issue_jwt_svid(spiffe_id, audience, now, lifetime)
 
     def issue_x509_svid(self, spiffe_id: SpiffeId, now: datetime, lifetime: timedelta) -> IssuedSvid:
         """Issue an X.509-SVID with a new key; it ends with the authority if that is sooner than `lifetime`."""
@@ -198,19 +239,46 @@ class Authority:
             .not_valid_before(not_before)
             .not_valid_after(not_after)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(key_usage(signs_certificates=False), critical=True)
             .add_extension(extended_key_usage, critical=False)
             .add_extension(names, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(self._key_identifier(), critical=False)
             .sign(self._key, hashes.SHA256())
         )
+        above = b"" if self._certificate is self._root else self._certificate.public_bytes(Encoding.PEM)
         return IssuedSvid(
-            certificate_pem=certificate.public_bytes(Encoding.PEM), key_pem=_key_pem(key), not_after=not_after
+            certificate_pem=certificate.public_bytes(Encoding.PEM) + above, key_pem=_key_pem(key), not_after=not_after
         )
 
     def _key_identifier(self) -> x509.AuthorityKeyIdentifier:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+
+
+def _signing_certificate(
+    trust_domain: TrustDomain,
+    key: ec.EllipticCurvePrivateKey,
+    now: datetime,
+    lifetime: timedelta,
+    upstream: UpstreamAuthority | None,
+) -> x509.Certificate:
+    key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    # Two authorities never share a subject, so no path builder has to guess which one signed.
+    name = _name(f"picoseg authority {key_id.digest.hex()[:16]}")
+    builder = (
+        x509.CertificateBuilder(subject_name=name, public_key=key.public_key())
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
+        # X509-SVID 3.2: the ID of a signing certificate is the trust domain's own, without a path.
+        .add_extension(_spiffe_name(SpiffeId(trust_domain=trust_domain, path="")), critical=False)
+        .add_extension(key_id, critical=False)
+    )
+    not_before, not_after = _whole_second(now - BACKDATED), _whole_second(now + lifetime)
+    if upstream is not None:
+        return upstream.sign_authority(builder, trust_domain, now=now, not_before=not_before, not_after=not_after)
+    builder = builder.issuer_name(name).not_valid_before(not_before).not_valid_after(not_after)
+    return builder.sign(key, hashes.SHA256())
 
 
 def _name(common_name: str) -> x509.Name:
@@ -225,7 +293,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     """Give the key usage of a signing certificate (X509-SVID 4.3), or that of a leaf."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
@@ -249,8 +317,8 @@ def _trust_domain_of(certificate: x509.Certificate) -> TrustDomain:
     """Give the trust domain that a signing certificate stands for; raises AuthorityError if it is none."""
     extensions = certificate.extensions
     constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-    key_usage = extensions.get_extension_for_class(x509.KeyUsage).value
-    if not constraints.ca or not key_usage.key_cert_sign:
+    usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    if not constraints.ca or not usage.key_cert_sign:
         raise AuthorityError("the authority's certificate is not a CA's")
     names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)

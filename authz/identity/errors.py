@@ -12,6 +12,10 @@ class IdentityError(AuthzError):
     """An identity, or what should prove or make one, is not as the SPIFFE specifications demand."""
 
 
+class AuthorityError(IdentityError):
+    """An authority cannot be read, or cannot issue what was asked of it."""
+
+
 def quoted(text: str) -> str:
     """Give `text` in backticks, on one line: escaped to printable ASCII, and shortened where it is long.
 

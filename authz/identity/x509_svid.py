@@ -4,17 +4,13 @@ Decides by the leaf alone, by the rules of X509-SVID for leaves. Not decided her
 has signed it and whether the peer holds its key (the TLS handshake did both), whether it is valid now (verification),
 whether its trust domain is ours (the policy). What cannot be read, in whole, is no SVID.
 
-# INVARIANT (one reader): which bytes are the leaf is decided here, by one strict reading of the PEM. The library gets
-# DER, so two readers can never pick two different certificates out of one text.
+Which bytes of a PEM text are the leaf is decided by `certificate_blocks`.
 
 https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -22,6 +18,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from authz.identity.certificate_blocks import CertificateBlockError, certificate_of, first_from_pem
 from authz.identity.errors import IdentityError
 from authz.identity.spiffe_id import SpiffeId, SpiffeIdError
 from authz.instant import NS_PER_S
@@ -29,20 +26,6 @@ from authz.instant import NS_PER_S
 #: A chain of an SVID and its intermediates. BoringSSL takes chains of up to 100 KiB in DER; an SVID with the longest
 #: SPIFFE ID there is and an RSA-4096 key has less than 7 KiB in PEM.
 MAX_CERTIFICATE_BYTES = 64 * 1024
-
-# RFC 7468 3, strict: no text between the lines, none before or after the blocks.
-_BLOCK = rb"-----BEGIN CERTIFICATE-----\r?\n((?:[A-Za-z0-9+/=]{1,76}\r?\n)+)-----END CERTIFICATE-----(?:\r?\n)*"
-_FIRST_BLOCK = re.compile(_BLOCK)
-_CHAIN = re.compile(rb"(?:" + _BLOCK + rb")+")
-_PRIVATE_KEY = b"PRIVATE KEY-----"
-
-# X.690: the headers of Certificate and tbsCertificate, a version where there is one, and of the serial number its
-# length and first octet. In DER a number is negative by its first bit, and zero is one octet.
-_LENGTH = rb"(?:[\x00-\x7f]|\x81.|\x82..|\x83...)"
-_NOT_POSITIVE = re.compile(
-    rb"\x30" + _LENGTH + rb"\x30" + _LENGTH + rb"(?:\xa0\x03\x02\x01.)?\x02(?:" + _LENGTH + rb"[\x80-\xff]|\x01\x00)",
-    re.DOTALL,
-)
 
 #: The extensions whose meaning for a leaf is applied here; certificate policies have none where no policy is asked for.
 _UNDERSTOOD = (
@@ -82,32 +65,28 @@ def x509_svid_from_pem(pem: bytes) -> X509Svid:
 
     Further certificates may follow (intermediates); what they say decides nothing.
     """
-    der = _leaf_der(pem)
-    # RFC 5280 4.1.2.2. The library reads such a one with a warning on standard error, which is for us, not for peers.
-    if _NOT_POSITIVE.match(der):
-        raise X509SvidError("the serial number is not positive")
+    if len(pem) > MAX_CERTIFICATE_BYTES:
+        raise X509SvidError(f"a certificate has at most {MAX_CERTIFICATE_BYTES} bytes, not {len(pem)}")
     try:
-        return _svid_of(x509.load_der_x509_certificate(der))
+        der = first_from_pem(pem)
+    except CertificateBlockError as exc:
+        raise X509SvidError(str(exc)) from exc
+    return x509_svid_from_der(der)
+
+
+def x509_svid_from_der(der: bytes) -> X509Svid:
+    """Read a leaf; raises X509SvidError."""
+    if len(der) > MAX_CERTIFICATE_BYTES:
+        raise X509SvidError(f"a certificate has at most {MAX_CERTIFICATE_BYTES} bytes, not {len(der)}")
+    try:
+        return _svid_of(certificate_of(der))
     except X509SvidError:
         raise
+    except CertificateBlockError as exc:
+        raise X509SvidError(str(exc)) from exc
     # A foreign parser reads a peer's bytes: whatever it raises, the certificate cannot be relied on.
     except Exception as exc:
         raise X509SvidError("the certificate cannot be read") from exc
-
-
-def _leaf_der(pem: bytes) -> bytes:
-    """Give the bytes of the first certificate of a chain."""
-    if len(pem) > MAX_CERTIFICATE_BYTES:
-        raise X509SvidError(f"a certificate has at most {MAX_CERTIFICATE_BYTES} bytes, not {len(pem)}")
-    first = _FIRST_BLOCK.match(pem)
-    if first is None or not _CHAIN.fullmatch(pem):
-        if _PRIVATE_KEY in pem:
-            raise X509SvidError("a private key stands where only certificates belong")
-        raise X509SvidError("not a PEM certificate" if pem else "no certificate")
-    try:
-        return base64.b64decode(re.sub(rb"[\r\n]", b"", first[1]), validate=True)
-    except binascii.Error as exc:
-        raise X509SvidError("the certificate is not encoded in base64") from exc
 
 
 def _svid_of(certificate: x509.Certificate) -> X509Svid:

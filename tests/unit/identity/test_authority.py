@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import itertools
+import json
 import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -18,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from jwt.algorithms import ECAlgorithm
 
 from authz.identity.authority import MAX_AUTHORITY_BYTES, Authority, AuthorityError
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
@@ -320,3 +325,64 @@ def test_no_representation_shows_a_private_key(authority: Authority) -> None:
     secret_lines -= set(authority.certificate_pem.split(b"\n"))
     for shown in (repr(authority), str(authority), repr(issued), str(issued)):
         assert not any(line.decode() in shown for line in secret_lines if line)
+
+
+def test_a_jwt_svid_has_the_claims_and_the_header_that_the_standard_asks_for_and_no_more(authority: Authority) -> None:
+    issued = authority.issue_jwt_svid(ORDERS, ["spiffe://shop.example/catalog", "b"], NOW, 300 * SECOND)
+    assert authority.jwt is not None
+    assert jwt.get_unverified_header(issued.token) == {"alg": "ES256", "kid": authority.jwt.key_id, "typ": "JWT"}
+    claims = jwt.decode(
+        issued.token, authority.jwt.public_key, algorithms=["ES256"], audience="b", options={"verify_exp": False}
+    )
+    began_s = int(NOW.timestamp())
+    assert claims == {
+        "sub": str(ORDERS),
+        "aud": ["spiffe://shop.example/catalog", "b"],
+        "exp": began_s + 300,
+        "iat": began_s,
+    }
+    assert issued.not_after == NOW.replace(microsecond=0) + 300 * SECOND
+
+
+def test_no_jwt_svid_outlives_its_authority(authority: Authority) -> None:
+    assert authority.issue_jwt_svid(ORDERS, ["a"], NOW, 400 * DAY).not_after == authority.not_after
+    with pytest.raises(AuthorityError, match="is over"):
+        authority.issue_jwt_svid(ORDERS, ["a"], NOW + DAY, HOUR)
+
+
+@pytest.mark.parametrize("audience", [[], [""], ["a"] * 65, ["x" * 2049], "a"])
+def test_a_jwt_svid_is_for_somebody(authority: Authority, audience: list[str]) -> None:
+    with pytest.raises(AuthorityError, match="audience"):
+        authority.issue_jwt_svid(ORDERS, audience, NOW, HOUR)
+
+
+@pytest.mark.parametrize("text", ["spiffe://acme.example/orders", "spiffe://shop.example"])
+def test_tokens_too_are_only_for_workloads_of_the_own_trust_domain(authority: Authority, text: str) -> None:
+    with pytest.raises(AuthorityError, match=r"does not issue|has no path"):
+        authority.issue_jwt_svid(SpiffeId.parse(text), ["a"], NOW, HOUR)
+
+
+def test_the_key_of_tokens_is_not_that_of_certificates_and_is_kept_with_it(authority: Authority) -> None:
+    assert authority.jwt is not None
+    again = Authority.from_pem(authority.to_pem())
+    assert again.jwt is not None
+    assert again.jwt.key_id == authority.jwt.key_id
+    assert again.jwt.not_after == authority.jwt.not_after == authority.not_after
+    certificate = x509.load_pem_x509_certificate(authority.certificate_pem)
+    assert authority.jwt.public_key != certificate.public_key()
+
+
+def test_an_authority_that_was_kept_without_a_key_for_tokens_issues_certificates_only(authority: Authority) -> None:
+    head, end, _ = authority.to_pem().partition(b"-----END PRIVATE KEY-----\n")
+    earlier = Authority.from_pem(head + end)
+    assert earlier.issue_x509_svid(ORDERS, NOW, HOUR).not_after > NOW
+    with pytest.raises(AuthorityError, match="without a key for JWT-SVIDs"):
+        earlier.issue_jwt_svid(ORDERS, ["a"], NOW, HOUR)
+
+
+def test_a_kid_is_the_thumbprint_of_the_key_as_another_implementation_writes_it(authority: Authority) -> None:
+    assert authority.jwt is not None
+    jwk = ECAlgorithm.to_jwk(authority.jwt.public_key, as_dict=True)
+    text = json.dumps({name: jwk[name] for name in ("crv", "kty", "x", "y")}, separators=(",", ":"), sort_keys=True)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
+    assert authority.jwt.key_id == digest.rstrip(b"=").decode()
