@@ -1,0 +1,1 @@
+"""How the issuer knows which Service a process belongs to: one module for each kind of evidence."""
