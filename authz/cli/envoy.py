@@ -38,6 +38,9 @@ The SVID is read from `--svid-dir` (svid.pem, key.pem, bundle.pem, as `authz svi
 whenever it is renewed there. For that Envoy needs a second file, at `--svid-secret`; `--part svid-secret` prints it.
 The bundle of another trust domain than the Service's own is read from bundle.<trust domain>.pem in the same
 directory, unless `--bundle` says otherwise. All of these files must exist when Envoy starts.
+
+With `--sds-socket` no such file is read: SVID and bundles come from `authz sidecar --identity ... --sds-socket PATH`,
+and Envoy is not ready before they are there.
 """
 
 
@@ -106,6 +109,11 @@ def _add_listeners(parser: CommandParser) -> None:
         metavar="N",
         help="how many workers that sidecar has, where one socket is given: PATH, PATH.2 and so on (default: 2)",
     )
+    parser.add_flag(
+        "--access-log-socket",
+        metavar="PATH",
+        help="where `authz sidecar --access-log-socket PATH` is told of failed handshakes (default: nobody is)",
+    )
 
 
 def _add_files(parser: CommandParser) -> None:
@@ -127,6 +135,12 @@ def _add_files(parser: CommandParser) -> None:
         default="/etc/ssl/certs/ca-certificates.crt",
         metavar="FILE",
         help="the PEM authorities for ThirdParties' hosts (default: /etc/ssl/certs/ca-certificates.crt)",
+    )
+
+    parser.add_flag(
+        "--sds-socket",
+        metavar="PATH",
+        help="take SVID and bundles from `authz sidecar --sds-socket PATH` instead of --svid-dir and --svid-secret",
     )
 
 
@@ -171,6 +185,7 @@ def _placement(given: argparse.Namespace) -> Placement:
         app=_address("--app", given.app),
         admin=_unix_address("--admin", given.admin),
         authz_sockets=_check_sockets(given.authz_socket or [_CHECK_SOCKET], given.workers),
+        access_log_socket=given.access_log_socket,
         svid_directory=given.svid_dir,
         svid_secret_file=given.svid_secret,
         authority_file=given.authorities,
@@ -178,10 +193,25 @@ def _placement(given: argparse.Namespace) -> Placement:
         peer_port=given.peer_port,
         spiffe_id=None if given.spiffe_id is None else SpiffeId.parse(given.spiffe_id),
         bundles=dict(_pairs("--bundle", given.bundle or ())),
+        sds_socket=_sds_socket(given),
         third_parties={
             name: _address("--third-party", text) for name, text in _pairs("--third-party", given.third_party or ())
         },
     )
+
+
+def _sds_socket(given: argparse.Namespace) -> str | None:
+    path: str | None = given.sds_socket
+    if path is None:
+        return None
+    if given.bundle:
+        raise UsageError("--sds-socket: not with --bundle; the sidecar at that socket has the bundles")
+    if given.part == "svid-secret":
+        raise UsageError("--sds-socket: not with --part svid-secret; no second file is needed")
+    try:
+        return UnixAddress(path=path).path
+    except ProxyError as error:
+        raise UsageError(f"--sds-socket: {error}") from error
 
 
 def _check_sockets(paths: Sequence[str], workers: int) -> tuple[str, ...]:

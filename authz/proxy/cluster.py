@@ -21,7 +21,9 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     Http1ProtocolOptions,
+    Http2ProtocolOptions,
     HttpProtocolOptions as CommonHttpProtocolOptions,
+    KeepaliveSettings,
     UpstreamHttpProtocolOptions,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
@@ -34,16 +36,18 @@ from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFa
 from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster, DnsClusterRefreshRate
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
     HttpProtocolOptionsUseDownstreamHttpConfig,
 )
 
 from authz.proxy import hardening
-from authz.proxy.addresses import Address, TcpAddress
+from authz.proxy.access_log import access_log_clusters
+from authz.proxy.addresses import Address, TcpAddress, UnixAddress
 from authz.proxy.check_filter import authz_cluster
 from authz.proxy.errors import ProxyError
 from authz.proxy.rendering import packed
 from authz.proxy.socket_address import socket_address
-from authz.proxy.tls import service_socket, third_party_socket
+from authz.proxy.tls import SDS_CLUSTER, service_socket, third_party_socket
 
 if TYPE_CHECKING:
     from envoy_data_plane.google.protobuf import Any
@@ -53,6 +57,8 @@ if TYPE_CHECKING:
 APP_CLUSTER = "app"
 
 CONNECT_TIMEOUT = timedelta(seconds=2)
+#: On this machine; what does not answer in this time is not there.
+SDS_CONNECT_TIMEOUT = timedelta(milliseconds=500)
 #: Below the keep-alive of common app servers (Node.js and uvicorn: 5 s), or they close what we are about to use.
 APP_IDLE_TIMEOUT = timedelta(seconds=4)
 #: Below the idle timeout of the listener at the other end (hardening.DOWNSTREAM_IDLE_TIMEOUT), for the same reason.
@@ -79,10 +85,12 @@ _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def clusters(spec: SidecarSpec) -> list[Cluster]:
-    """Give every cluster of a sidecar: its app, its check servers and its destinations, in that order."""
+    """Give every cluster of a sidecar: its app, its own servers (check, access log, SDS), its destinations."""
     return [
         app_cluster(spec.app),
         authz_cluster(spec.authz_sockets),
+        *access_log_clusters(spec),
+        *([] if spec.sds_socket is None else [sds_cluster(spec.sds_socket)]),
         *(service_cluster(spec, destination) for destination in spec.destinations),
         *(third_party_cluster(party, host) for party in spec.third_parties for host in party.hosts),
     ]
@@ -104,6 +112,36 @@ def app_cluster(address: Address) -> Cluster:
     cluster = _cluster(APP_CLUSTER, address)
     cluster.typed_extension_protocol_options = _kept_protocol(CommonHttpProtocolOptions(idle_timeout=APP_IDLE_TIMEOUT))
     return cluster
+
+
+def sds_cluster(path: str) -> Cluster:
+    """Give the cluster of the sidecar's SDS server, on a unix socket; a hung one is noticed by HTTP/2 PINGs."""
+    return Cluster(
+        name=SDS_CLUSTER,
+        type=ClusterDiscoveryType.STATIC,
+        connect_timeout=SDS_CONNECT_TIMEOUT,
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=SDS_CLUSTER,
+            endpoints=[
+                LocalityLbEndpoints(
+                    lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=socket_address(UnixAddress(path=path))))]
+                )
+            ],
+        ),
+        typed_extension_protocol_options={
+            _PROTOCOL_OPTIONS: packed(
+                HttpProtocolOptions(
+                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                        http2_protocol_options=Http2ProtocolOptions(
+                            connection_keepalive=KeepaliveSettings(
+                                interval=hardening.PING_INTERVAL, timeout=hardening.PING_TIMEOUT
+                            )
+                        )
+                    )
+                )
+            )
+        },
+    )
 
 
 def service_cluster(spec: SidecarSpec, destination: ServiceDestination) -> Cluster:

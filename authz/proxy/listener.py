@@ -3,7 +3,8 @@
 Both have the same three filters, in this order: the check, the removal of what was for the check only, the router.
 Upgrades (WebSocket, CONNECT) run through them too.
 
-Who could not even shake hands never becomes a request, so no check and no record tells of it. It is counted:
+Who could not even shake hands never becomes a request, so no check is made. It is told to control, where there is a
+socket for it (:mod:`authz.proxy.access_log`), and counted:
 
     listener.inbound.ssl.fail_verify_no_cert    the client showed no certificate
     listener.inbound.ssl.fail_verify_error      a certificate that is not proven: of another authority than its trust
@@ -41,6 +42,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.request_id.uuid.v3 import UuidRequestIdConfig
 
 from authz.proxy import hardening
+from authz.proxy.access_log import failed_handshakes
 from authz.proxy.addresses import TcpAddress
 from authz.proxy.check_filter import check_filter
 from authz.proxy.rendering import packed
@@ -71,6 +73,7 @@ def inbound_listener(spec: SidecarSpec) -> Listener:
     listener = _listener(Direction.INBOUND, spec.inbound, manager)
     listener.filter_chains[0].transport_socket = inbound_socket(spec)
     listener.filter_chains[0].transport_socket_connect_timeout = hardening.HANDSHAKE_TIMEOUT
+    listener.access_log = failed_handshakes(spec)
     return listener
 
 

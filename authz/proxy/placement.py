@@ -38,7 +38,8 @@ class Placement:
 
     `spiffe_id` None: the Service's first exact identity. `bundles` has files by trust domain; for one that is not in it
     the file is `bundle.pem` (the SVID's own trust domain) or `bundle.<trust domain>.pem` in the SVID directory.
-    `third_parties` has addresses by name; one that is not in it is reached at its hosts' own.
+    `third_parties` has addresses by name; one that is not in it is reached at its hosts' own. With `sds_socket` SVID
+    and bundles come from there, and the files of an SVID are not read.
     """
 
     inbound: Address
@@ -54,6 +55,8 @@ class Placement:
     spiffe_id: SpiffeId | None = None
     bundles: Mapping[str, str] = field(default_factory=dict)
     third_parties: Mapping[str, Address] = field(default_factory=dict)
+    access_log_socket: str | None = None
+    sds_socket: str | None = None
 
 
 def sidecar_spec(policy_set: PolicySet, service_name: str, placement: Placement) -> SidecarSpec:
@@ -75,8 +78,10 @@ def sidecar_spec(policy_set: PolicySet, service_name: str, placement: Placement)
         app=placement.app,
         admin=placement.admin,
         authz_sockets=placement.authz_sockets,
+        access_log_socket=placement.access_log_socket,
         destinations=tuple(_destination(one, placement) for one in policy_set.services),
         third_parties=_third_parties(policy_set.third_parties, placement),
+        sds_socket=placement.sds_socket,
     )
 
 

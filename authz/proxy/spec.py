@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 #: The files in an SVID directory, all of them replaced by one atomic rename.
 SVID_FILE, KEY_FILE, BUNDLE_FILE = "svid.pem", "key.pem", "bundle.pem"
 
+#: The names under which Envoy asks for the key pair, and for the bundles that peers are judged by.
+SVID_SECRET = "svid"  # noqa: S105 a name, no secret
+TRUST_SECRET = "trust"  # noqa: S105 same
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustBundle:
@@ -82,8 +86,12 @@ class SidecarSpec:
     `svid_directory` holds svid.pem, key.pem and bundle.pem and is watched: one atomic rename in it (`..data`) makes
     Envoy read a new pair. `svid_secret_file` is where :func:`authz.proxy.tls.svid_secret` was written.
     `trust_domains` begins with the local one. `authz_sockets` are the unix sockets of the check workers, at least one,
-    in any order. `max_connection_duration` must be shorter than what is left of an SVID's life when it is renewed
+    in any order; `access_log_socket` is where failed handshakes are told (:mod:`authz.proxy.access_log`), None for
+    nowhere. `max_connection_duration` must be shorter than what is left of an SVID's life when it is renewed
     (renewal at half of one hour leaves 30 minutes), because a connection keeps the certificate that it began with.
+
+    With `sds_socket`, the unix socket of `authz sidecar --sds-socket`, SVID and bundles come from there and no file of
+    an SVID is read: `svid_directory`, `svid_secret_file` and `trust_domains` say nothing then.
     """
 
     service: str
@@ -99,11 +107,13 @@ class SidecarSpec:
     destinations: tuple[ServiceDestination, ...] = ()
     third_parties: tuple[ThirdPartyDestination, ...] = ()
     max_connection_duration: timedelta = timedelta(minutes=15)
+    access_log_socket: str | None = None
+    sds_socket: str | None = None
 
     def __post_init__(self) -> None:
         if not self.authz_sockets:
             raise ProxyError(f"the sidecar of `{self.service}` has no check server to ask")
-        if not self.trust_domains:
+        if not self.trust_domains and self.sds_socket is None:
             raise ProxyError(f"the sidecar of `{self.service}` trusts nobody: give it a trust bundle")
         names = [bundle.trust_domain for bundle in self.trust_domains]
         for name in sorted({name for name in names if names.count(name) > 1}):

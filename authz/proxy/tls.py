@@ -10,8 +10,9 @@ Decides which certificates end a handshake; which of the proven callers may do w
 - No session is ever resumed, on either side: a resumed handshake does not verify the peer's chain again (RFC 8446 2.2),
   and would keep a peer whose trust domain was removed.
 
-The key pair comes by SDS from a file (:func:`svid_secret`), because Envoy reloads a pair from disk only so. Each reload
-builds the TLS context anew, which reads the trust bundles again too.
+The key pair comes by SDS: from the sidecar's own server (:attr:`SidecarSpec.sds_socket`), together with the bundles,
+or from a file (:func:`svid_secret`), because Envoy reloads a pair from disk only so. Each reload of the file builds the
+TLS context anew, which reads the trust bundles again too.
 
 X509-SVID: https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md
 """
@@ -19,12 +20,20 @@ X509-SVID: https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md
 from __future__ import annotations
 
 import re
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.config.core.v3 import (
+    ApiConfigSource,
+    ApiConfigSourceApiType,
     ApiVersion,
+    BackoffStrategy,
     ConfigSource,
     DataSource,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
     PathConfigSource,
+    RetryPolicy,
     TransportSocket,
     TypedExtensionConfig,
     WatchedDirectory,
@@ -32,6 +41,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
     CommonTlsContext,
+    CommonTlsContextCombinedCertificateValidationContext,
     DownstreamTlsContext,
     SdsSecretConfig,
     Secret,
@@ -49,11 +59,25 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
 from authz.proxy.errors import ProxyError
 from authz.proxy.rendering import packed, rendered
-from authz.proxy.spec import KEY_FILE, SVID_FILE, ServiceDestination, SidecarSpec, ThirdPartyDestination, ThirdPartyHost
+from authz.proxy.spec import (
+    KEY_FILE,
+    SVID_FILE,
+    SVID_SECRET,
+    TRUST_SECRET,
+    ServiceDestination,
+    SidecarSpec,
+    ThirdPartyDestination,
+    ThirdPartyHost,
+)
 from authz.request import TlsVersion
 
-#: The name under which the key pair is asked for and given.
-SVID_SECRET = "svid"  # noqa: S105 a name, no secret
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: The cluster of the sidecar's SDS server.
+SDS_CLUSTER = "sds"
+#: A control that was started anew is found again within so long; Envoy's own choice is half a minute.
+_SDS_RETRY = BackoffStrategy(base_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=2))
 
 _PROTOCOLS = {
     TlsVersion.TLS_1_2: TlsParametersTlsProtocol.TLSv1_2,
@@ -87,9 +111,7 @@ def inbound_socket(spec: SidecarSpec) -> TransportSocket:
             require_client_certificate=True,
             disable_stateless_session_resumption=True,
             disable_stateful_session_resumption=True,
-            common_tls_context=_svid_context(
-                spec, validation=_spiffe_validation(spec), alpn_protocols=("h2", "http/1.1")
-            ),
+            common_tls_context=_svid_context(spec, alpn_protocols=("h2", "http/1.1")),
         )
     )
 
@@ -101,14 +123,11 @@ def service_socket(spec: SidecarSpec, destination: ServiceDestination) -> Transp
     """
     if not destination.identities:
         raise ProxyError(f"the Service `{destination.name}` has no identity that its certificate could be checked for")
-    validation = _spiffe_validation(spec)
-    validation.match_typed_subject_alt_names = [
+    names = [
         SubjectAltNameMatcher(san_type=SubjectAltNameMatcherSanType.URI, matcher=identity_matcher(identity))
         for identity in destination.identities
     ]
-    return _socket(
-        UpstreamTlsContext(max_session_keys=0, common_tls_context=_svid_context(spec, validation=validation))
-    )
+    return _socket(UpstreamTlsContext(max_session_keys=0, common_tls_context=_svid_context(spec, names=names)))
 
 
 def third_party_socket(destination: ThirdPartyDestination, host: ThirdPartyHost) -> TransportSocket:
@@ -160,29 +179,62 @@ def identity_matcher(identity: str) -> StringMatcher:
 
 
 def _svid_context(
-    spec: SidecarSpec, *, validation: CertificateValidationContext, alpn_protocols: tuple[str, ...] = ()
+    spec: SidecarSpec,
+    *,
+    names: Sequence[SubjectAltNameMatcher] = (),
+    alpn_protocols: tuple[str, ...] = (),
 ) -> CommonTlsContext:
-    return CommonTlsContext(
+    """Give the context of a connection between sidecars; the peer's certificate must have one of `names`, if any."""
+    context = CommonTlsContext(
         tls_params=TlsParameters(
             tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
             tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
         ),
-        tls_certificate_sds_secret_configs=[
-            SdsSecretConfig(
-                name=SVID_SECRET,
-                sds_config=ConfigSource(
-                    path_config_source=PathConfigSource(path=spec.svid_secret_file),
-                    resource_api_version=ApiVersion.V3,
-                ),
-            )
-        ],
-        validation_context=validation,
+        tls_certificate_sds_secret_configs=[SdsSecretConfig(name=SVID_SECRET, sds_config=_svid_source(spec))],
         alpn_protocols=list(alpn_protocols),
+    )
+    if spec.sds_socket is None:
+        context.validation_context = _spiffe_validation(spec, names)
+        return context
+    trust = SdsSecretConfig(name=TRUST_SECRET, sds_config=_svid_source(spec))
+    if names:
+        # What is static here and what comes by SDS are merged: the bundles are the sidecar's, the names this cluster's.
+        context.combined_validation_context = CommonTlsContextCombinedCertificateValidationContext(
+            default_validation_context=CertificateValidationContext(match_typed_subject_alt_names=list(names)),
+            validation_context_sds_secret_config=trust,
+        )
+    else:
+        context.validation_context_sds_secret_config = trust
+    return context
+
+
+def _svid_source(spec: SidecarSpec) -> ConfigSource:
+    if spec.sds_socket is None:
+        return ConfigSource(
+            path_config_source=PathConfigSource(path=spec.svid_secret_file), resource_api_version=ApiVersion.V3
+        )
+    return ConfigSource(
+        api_config_source=ApiConfigSource(
+            api_type=ApiConfigSourceApiType.GRPC,
+            transport_api_version=ApiVersion.V3,
+            set_node_on_first_message_only=True,
+            grpc_services=[
+                GrpcService(
+                    envoy_grpc=GrpcServiceEnvoyGrpc(
+                        cluster_name=SDS_CLUSTER, retry_policy=RetryPolicy(retry_back_off=_SDS_RETRY)
+                    )
+                )
+            ],
+        ),
+        resource_api_version=ApiVersion.V3,
+        # For as long as it takes: without secrets an Envoy is not ready, and takes no connection to break it off.
+        initial_fetch_timeout=timedelta(0),
     )
 
 
-def _spiffe_validation(spec: SidecarSpec) -> CertificateValidationContext:
+def _spiffe_validation(spec: SidecarSpec, names: Sequence[SubjectAltNameMatcher]) -> CertificateValidationContext:
     return CertificateValidationContext(
+        match_typed_subject_alt_names=list(names),
         custom_validator_config=TypedExtensionConfig(
             name="envoy.tls.cert_validator.spiffe",
             typed_config=packed(
@@ -195,7 +247,7 @@ def _spiffe_validation(spec: SidecarSpec) -> CertificateValidationContext:
                     ]
                 )
             ),
-        )
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from authz.cli.main import main
 from authz.policy_folder import load_policy_folder
 from authz.proxy import hardening
+from authz.proxy.access_log import access_log_clusters, failed_handshakes
 from authz.proxy.addresses import TcpAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.check_filter import authz_cluster, check_extensions, check_filter
@@ -56,7 +57,7 @@ def commands() -> dict[str, list[str]]:
 
 def test_there_is_an_example_for_every_service_of_the_shop() -> None:
     assert tuple(one.name for one in load_policy_folder(str(ROOT / "policies")).services) == SERVICES
-    assert set(commands()) == {f"envoy/{name}.json" for name in (*SERVICES, "svid")}
+    assert set(commands()) == {f"envoy/{name}.json" for name in (*SERVICES, "svid", "orders-sds")}
 
 
 @pytest.mark.parametrize("file", sorted(commands()))
@@ -68,7 +69,7 @@ def test_each_example_is_what_the_readmes_command_prints(
     assert (ROOT / file).read_text() == capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "edge"])
+@pytest.mark.parametrize("name", [*SERVICES, "edge", "orders-sds"])
 def test_envoy_takes_each_example(name: str, tmp_path: Path) -> None:
     files = ContainerFiles(tmp_path)
     files.moved(ROOT / "envoy/svid.json", files.mounts)
@@ -103,14 +104,21 @@ def as_json(message: betterproto2.Message) -> Any:
     return json.loads(rendered(message))
 
 
-def test_the_fragments_are_what_the_program_writes() -> None:
-    told = fragments()
-    cluster = as_json(authz_cluster(worker_sockets("/run/authz/check.sock", 2)))
-    # A mode is for sockets that Envoy makes; where it connects it says nothing.
+def _without_modes(cluster: Any) -> Any:
+    """Leave out modes: they are for sockets that Envoy makes, and say nothing where it connects."""
     for endpoint in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]:
         del endpoint["endpoint"]["address"]["pipe"]["mode"]
-    assert told["cluster"] == cluster
+    return cluster
+
+
+def test_the_fragments_are_what_the_program_writes() -> None:
+    told = fragments()
+    assert told["cluster"] == _without_modes(as_json(authz_cluster(worker_sockets("/run/authz/check.sock", 2))))
     assert told["check"] == as_json(check_filter(Direction.INBOUND))
+    spec = replace(sidecar(), access_log_socket="/run/authz/access-log.sock")
+    (log,), (receiver,) = failed_handshakes(spec), access_log_clusters(spec)
+    assert told["handshakes"] == as_json(log)
+    assert told["receiver"] == _without_modes(as_json(receiver))
     assert told["removal"] == as_json(hardening.removal_after_the_check())
     extensions = check_extensions(Direction.INBOUND, "orders", "spiffe://shop.example/ns/shop/sa/orders")
     assert told["extensions"] == as_json(RouteConfiguration(typed_per_filter_config=extensions))
@@ -154,8 +162,10 @@ def test_the_fragments_fit_into_an_envoy_that_was_there_before(tmp_path: Path) -
         },
     }
     address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
-    listener = {"name": "existing", "address": address, "filter_chains": [{"filters": [existing]}]}
+    chains = [{"filters": [existing]}]
+    listener = {"name": "existing", "address": address, "filter_chains": chains, "access_log": [told["handshakes"]]}
+    clusters = [told["cluster"], told["receiver"]]
     configuration = tmp_path / "existing.json"
-    configuration.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [told["cluster"]]}}))
+    configuration.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}))
     said = validation(configuration)
     assert said.returncode == 0, said.stderr

@@ -19,10 +19,14 @@ _BETWEEN_LOOKS_S = 0.01
 
 
 class EnvoyProcess:
-    """`configuration` is the bootstrap's file; `admin` the unix socket that it names."""
+    """`configuration` is the bootstrap's file; `admin` the unix socket that it names.
 
-    def __init__(self, configuration: Path, admin: str) -> None:
+    Where it is `awaited`, it is ready when it is entered.
+    """
+
+    def __init__(self, configuration: Path, admin: str, *, awaited: bool = True) -> None:
         self.admin = admin
+        self._awaited = awaited
         self._configuration = configuration
         self._log = configuration.with_suffix(".log")
 
@@ -44,7 +48,7 @@ class EnvoyProcess:
             )
         end_s = time.monotonic() + PATIENCE_S
         # Envoy tells nobody when it is ready: it has to be asked.
-        while not self._is_ready():
+        while self._awaited and not self.is_ready():
             assert self.process.poll() is None, self._log.read_text()
             assert time.monotonic() < end_s, self._log.read_text()
             time.sleep(_BETWEEN_LOOKS_S)
@@ -85,7 +89,7 @@ class EnvoyProcess:
             response.begin()
             return response.status, response.read().decode()
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         try:
             return self.ask("/ready")[0] == 200
         except OSError:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
+from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2  # noqa: F401 read as an Any
 from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401 same
@@ -216,3 +219,25 @@ def test_a_wildcard_host_needs_an_address() -> None:
     )
     with pytest.raises(ProxyError, match=r"wildcard host `\*\.cdn\.example`"):
         sidecar_bootstrap(sidecar(third_parties=(party,)))
+
+
+def test_failed_handshakes_are_told_where_there_is_a_socket_for_them() -> None:
+    told = read(replace(SPEC, access_log_socket="/run/authz/access-log.sock")).static_resources
+    inbound, outbound = told.listeners
+    (log,) = inbound.access_log
+    configuration, filter_ = als_pb2.TcpGrpcAccessLogConfig(), cel_pb2.ExpressionFilter()
+    assert log.typed_config.Unpack(configuration)
+    assert log.filter.extension_filter.typed_config.Unpack(filter_)
+    assert "connection.transport_failure_reason != ''" in filter_.expression
+    (cluster,) = (
+        one for one in told.clusters if one.name == configuration.common_config.grpc_service.envoy_grpc.cluster_name
+    )
+    (endpoint,) = cluster.load_assignment.endpoints[0].lb_endpoints
+    assert endpoint.endpoint.address.pipe.path == "/run/authz/access-log.sock"
+    assert not outbound.access_log
+
+
+def test_without_such_a_socket_nothing_is_told() -> None:
+    resources = read(SPEC).static_resources
+    assert not any(listener.access_log for listener in resources.listeners)
+    assert "access_log" not in {cluster.name for cluster in resources.clusters}

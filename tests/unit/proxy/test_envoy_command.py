@@ -85,6 +85,7 @@ def test_the_flags_say_where_things_are(printed: Any) -> None:
         *("--inbound", "[::]:1", "--outbound", "unix:/o.sock", "--app", "app:3", "--admin", "unix:/a.sock"),
         *("--authz-socket", "/1.sock", "--authz-socket", "/2.sock", "--svid-dir", "/s", "--svid-secret", "/e/s.json"),
         *("--authorities", "/ca.pem", "--peer-port", "7", "--peer-host-template", "{service}.mesh"),
+        *("--access-log-socket", "/l.sock"),
     )
     assert (status, errors) == (0, "")
     assert json.loads(text)["node"]["id"] == "spiffe://shop.example/worker/7"
@@ -101,6 +102,7 @@ def test_the_flags_say_where_things_are(printed: Any) -> None:
         "/b/acme.pem",
         "/e/s.json",
         "/ca.pem",
+        "/l.sock",
     ):
         assert f'"{file}"' in text
     assert '"tls_minimum_protocol_version": "TLSv1_3"' in text

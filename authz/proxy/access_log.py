@@ -1,0 +1,118 @@
+"""How Envoy tells of connections whose handshake failed: an access log of the inbound listener, sent to control.
+
+No check is made for who could not even shake hands. The listener's own access log has an entry for each connection when
+it ends, with the address that it came from and, where TLS failed, the reason. What Envoy 1.40 says of which failure,
+and what each becomes as a record, stands in docs/handshakes.md.
+
+Two filters take out what is no failed handshake, and neither of them could alone:
+
+- Envoy sends only entries of connections that ended by a failure of TLS or by a timeout of Envoy's own
+  (:data:`FAILED`): nothing is sent for a connection that served calls and ended in peace.
+- A connection may break after its handshake, with the same words. The duration of the handshake is there only if there
+  was one that succeeded; it travels along as a tag (:data:`~authz.proxy.access_log_names.HANDSHAKE_TAG`), and who
+  receives the entry drops it.
+
+Envoy does not wait for the receiver, and keeps nothing for it: entries that find nobody are lost, and Envoy's counters
+of the access log do not say so. Its counters of handshakes do: `listener.inbound.ssl.fail_verify_no_cert`,
+`.fail_verify_error` and `.connection_error` count every failure, whether or not anybody was told.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, ExtensionFilter
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
+from envoy_data_plane.envoy.config.core.v3 import ApiVersion, GrpcService, GrpcServiceEnvoyGrpc, Http2ProtocolOptions
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
+from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import CommonGrpcAccessLogConfig, TcpGrpcAccessLogConfig
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.envoy.type.tracing.v3 import CustomTag
+
+from authz.proxy.access_log_names import HANDSHAKE_TAG, HANDSHAKES_LOG
+from authz.proxy.addresses import UnixAddress
+from authz.proxy.rendering import packed
+from authz.proxy.socket_address import socket_address
+
+if TYPE_CHECKING:
+    from authz.proxy.spec import SidecarSpec
+
+ACCESS_LOG_CLUSTER: Final = "access_log"
+#: CEL over Envoy's attributes: TLS failed, or Envoy ended the connection (the handshake took too long).
+FAILED: Final = "connection.transport_failure_reason != '' || connection.termination_details != ''"
+#: An entry is sent so long after its connection has ended, or when so many bytes have come together.
+FLUSH_INTERVAL: Final = timedelta(milliseconds=200)
+BUFFER_BYTES: Final = 16_384
+
+
+def access_log_clusters(spec: SidecarSpec) -> list[Cluster]:
+    """Give the cluster of the receiver, or none where there is no receiver."""
+    return [] if spec.access_log_socket is None else [_cluster(spec.access_log_socket)]
+
+
+def failed_handshakes(spec: SidecarSpec) -> list[AccessLog]:
+    """Give the access log of a listener that demands certificates, or none where nobody receives it."""
+    if spec.access_log_socket is None:
+        return []
+    return [
+        AccessLog(
+            name="envoy.access_loggers.tcp_grpc",
+            filter=AccessLogFilter(
+                extension_filter=ExtensionFilter(
+                    name="envoy.access_loggers.extension_filters.cel",
+                    typed_config=packed(ExpressionFilter(expression=FAILED)),
+                )
+            ),
+            typed_config=packed(
+                TcpGrpcAccessLogConfig(
+                    common_config=CommonGrpcAccessLogConfig(
+                        log_name=HANDSHAKES_LOG,
+                        grpc_service=GrpcService(
+                            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ACCESS_LOG_CLUSTER),
+                        ),
+                        transport_api_version=ApiVersion.V3,
+                        buffer_flush_interval=FLUSH_INTERVAL,
+                        buffer_size_bytes=BUFFER_BYTES,
+                        custom_tags=[CustomTag(tag=HANDSHAKE_TAG, value="%DOWNSTREAM_HANDSHAKE_DURATION%")],
+                    )
+                )
+            ),
+        )
+    ]
+
+
+def _cluster(socket: str) -> Cluster:
+    # No keepalive: a receiver that dies closes its socket, and one that hangs is killed by its supervisor. What waits
+    # for it meanwhile is bounded by the stream's window; Envoy drops the rest.
+    return Cluster(
+        name=ACCESS_LOG_CLUSTER,
+        type=ClusterDiscoveryType.STATIC,
+        connect_timeout=timedelta(milliseconds=100),
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=ACCESS_LOG_CLUSTER,
+            endpoints=[
+                LocalityLbEndpoints(
+                    lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=socket_address(UnixAddress(path=socket))))]
+                )
+            ],
+        ),
+        typed_extension_protocol_options={
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(
+                HttpProtocolOptions(
+                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                        http2_protocol_options=Http2ProtocolOptions()
+                    )
+                )
+            )
+        },
+    )
