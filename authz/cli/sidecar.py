@@ -52,8 +52,25 @@ def add_commands(commands: Subcommands) -> None:
     )
     parser.add_flag(
         "--identity",
-        metavar="files:DIR",
-        help="read the workload's identity from DIR/svid.pem; without it, it is the Service's first exact identity",
+        metavar="spire:SOCKET|files:DIR",
+        help="where the workload's identity comes from: a SPIFFE Workload API (SPIRE's agent, `authz identity serve`)"
+        " at this socket, or DIR/svid.pem, with whom it trusts in bundle.json or bundle.pem and bundle.TRUSTDOMAIN.json"
+        " or .pem; without it, it is the Service's first exact identity",
+    )
+    parser.add_flag(
+        "--sds-socket",
+        metavar="PATH",
+        help="give that identity and the trusted bundles to Envoy by SDS, on this unix socket (mode 0600)",
+    )
+    parser.add_flag(
+        "--svid-files",
+        metavar="DIR",
+        help="keep SVID, key and bundles as files there (mode 0600), for what can read nothing else",
+    )
+    parser.add_flag(
+        "--access-log-socket",
+        metavar="PATH",
+        help="the unix socket (mode 0600) on which Envoy tells of failed handshakes, for the decision log",
     )
 
 
@@ -66,6 +83,7 @@ def _sidecar(given: argparse.Namespace) -> int:
         format=f"authz sidecar {given.service}: %(levelname)s %(message)s",
     )
     transport = CheckTransport(given.check_transport)
+    source, place = _identity_source(given, transport)
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     run(
         SidecarSettings(
@@ -74,7 +92,11 @@ def _sidecar(given: argparse.Namespace) -> int:
             socket=given.socket,
             state=None if given.state is None else Path(given.state),
             decision_log=given.decision_log,
-            identity_directory=_identity_directory(given.identity),
+            identity_directory=place if source == "files" else None,
+            workload_api=place if source == "spire" else None,
+            sds_socket=given.sds_socket,
+            svid_files=given.svid_files,
+            access_log_socket=_access_log_socket(given, transport),
             workers=_workers(given.workers, transport),
             audit=_audit(given, transport),
         ),
@@ -104,18 +126,37 @@ def _audit(given: argparse.Namespace, transport: CheckTransport) -> Audit:
     return audit
 
 
+def _access_log_socket(given: argparse.Namespace, transport: CheckTransport) -> str | None:
+    path: str | None = given.access_log_socket
+    if path is not None and given.decision_log is None:
+        raise UsageError("--access-log-socket: say with --decision-log where records go")
+    if path is not None and transport is CheckTransport.GRPCIO:
+        raise UsageError("--access-log-socket: not with --check-transport grpcio")
+    return path
+
+
 def _folder(policies: str) -> str:
     if "://" in policies or policies.startswith("git@"):
         raise UsageError(f"--policies `{policies}`: policies from a git URL are not supported yet; give a folder")
     return policies
 
 
-def _identity_directory(identity: str | None) -> str | None:
-    if identity is None:
-        return None
-    source, _, directory = identity.partition(":")
+def _identity_source(given: argparse.Namespace, transport: CheckTransport) -> tuple[str | None, str | None]:
+    """Give the kind of source, and where it is."""
+    if given.identity is None:
+        for flag, value in (("--sds-socket", given.sds_socket), ("--svid-files", given.svid_files)):
+            if value is not None:
+                raise UsageError(f"{flag} `{value}`: say with --identity where the SVID comes from")
+        return None, None
+    source, _, place = given.identity.partition(":")
+    if source not in {"spire", "files"} or not place:
+        raise UsageError(f"--identity `{given.identity}`: give spire:SOCKET or files:DIR")
+    if transport is CheckTransport.GRPCIO and (source == "spire" or given.sds_socket or given.svid_files):
+        raise UsageError("--check-transport grpcio: its identity is files:DIR or none, without SDS and --svid-files")
     if source == "spire":
-        raise UsageError(f"--identity `{identity}`: SPIRE is not supported yet; give files:DIR")
-    if source != "files" or not directory:
-        raise UsageError(f"--identity `{identity}`: give files:DIR")
-    return directory
+        from authz.workload_api.endpoint import grpc_target  # noqa: PLC0415 `--help` runs nothing
+
+        grpc_target(place)
+    elif given.svid_files is not None and Path(given.svid_files).resolve() == Path(place).resolve():
+        raise UsageError(f"--svid-files `{given.svid_files}`: the files are there already, as --identity says")
+    return source, place

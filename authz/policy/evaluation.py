@@ -19,6 +19,7 @@ from authz.policy.host import is_well_formed, requested_host
 from authz.policy.party import GRPC_METHOD, most_literal
 from authz.policy.route import NO_SHAPES, grpc_path, is_grpc_content_type, is_method, path_segments
 from authz.policy.ruling import Matched, Ruling, ruling_at, takes_out
+from authz.policy.window import HORIZON_NS
 from authz.request import Direction, header_values
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from authz.identity.spiffe_id import SpiffeId
     from authz.policy.index import PolicyIndex
     from authz.policy.party import Entry, Guard, Party, Rule
+    from authz.policy.window import Window
     from authz.request import Call, TlsVersion
 
 #: Opens an opaque tunnel: outbound only, and only where the caller's Service says so.
@@ -39,7 +41,10 @@ _NOBODY: Final = (None, None)
 
 def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
     """Answer a call at an instant."""
-    asked = Asked(index, call)
+    return _answered(Asked(index, call), now_ns)
+
+
+def _answered(asked: Asked, now_ns: int) -> Decision:
     segments = decoded_path(asked)
     if segments is None:
         return asked.answer(Reason.MALFORMED)  # step 1
@@ -53,6 +58,27 @@ def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
     return _decided(asked, destination, segments, now_ns)  # steps 4 to 8
 
 
+def steady_until_ns(index: PolicyIndex, call: Call, now_ns: int) -> int:
+    """Give an instant before which, from `now_ns` on, `evaluate` gives this call the very same decision.
+
+    It is `now_ns` where that is not easily told: where anything but one rule that allows the call has a say, or
+    anything of the call but who calls whom, by which method, host, path and content type.
+
+    # INVARIANT (steady): the decision is the same in all that it says, not the verdict alone.
+    """
+    asked = Asked(index, call)
+    until_ns = _answered(asked, now_ns).valid_until_ns
+    window = asked.only_by
+    if window is None or asked.is_conditional or call.presenter is not None:
+        return now_ns
+    if until_ns is not None:
+        return until_ns
+    if window.hours is not None or window.spans is not None:
+        return now_ns
+    # An end that comes within the horizon by then is told from then on.
+    return now_ns + HORIZON_NS if window.closes_ns is None else window.closes_ns - HORIZON_NS
+
+
 def call_facts(index: PolicyIndex, call: Call, destination: Party, segments: list[str]) -> CallFacts:
     """Give what conditions may ask about a well-formed call to a known destination."""
     return _facts(Asked(index, call), destination, segments)
@@ -61,9 +87,13 @@ def call_facts(index: PolicyIndex, call: Call, destination: Party, segments: lis
 class Asked:
     """A call with the Services and ThirdParties that it is between, as far as they are known."""
 
-    __slots__ = ("call", "caller", "destination", "index")
+    __slots__ = ("call", "caller", "destination", "index", "is_conditional", "only_by")
 
     def __init__(self, index: PolicyIndex, call: Call) -> None:
+        #: the window of the rule that alone has a say, and allows the call
+        self.only_by: Window | None = None
+        #: whether conditions had to be looked at
+        self.is_conditional = False
         self.index = index
         self.call = call
         identity = call.caller
@@ -181,6 +211,7 @@ def _decided(asked: Asked, destination: Party, segments: list[str], now_ns: int)
         rule = entries[0].rule
         if rule.window.is_open(now_ns):
             # The usual call: one rule allows it, and nothing else of the set has a say (steps 4, 5 and 7 are empty).
+            asked.only_by = rule.window
             return asked.answer(
                 _ALLOWED,
                 rule.name,
@@ -247,6 +278,7 @@ def _whose_conditions_hold(
     rules = [rule for rule in (*guards, *(entry.rule for entry in entries)) if rule.conditions]
     if not rules:
         return entries, guards
+    asked.is_conditional = True
     facts = _facts(asked, destination, segments)
     # A rule with several paths stands in several entries; a Guardrail may have the name of a MicroPolicy.
     left_out = {id(rule) for rule in {id(rule): rule for rule in rules}.values() if not rule.matches(facts)}

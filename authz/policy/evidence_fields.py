@@ -28,6 +28,8 @@ MAX_UNIX_ID: Final = 2**32 - 2
 
 # RFC 3986 2 and 3: a scheme, and nothing but the characters of a URI behind it.
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+# RFC 3986 3.2.2, narrower: a name of DNS or an address; readers part what else stands there in different places.
+_AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 _SHA256_PREFIX: Final = "sha256:"
 
@@ -44,14 +46,22 @@ def _file(text: str) -> str:
 def _https_url(text: str) -> str:
     try:
         url = urlsplit(text)
-        _ = url.port  # what is no number is only found when it is asked for
+        port = url.port  # what is no number is only found when it is asked for
     except ValueError:
-        url = urlsplit("")
-    if url.scheme != "https" or not url.hostname or not _URI.fullmatch(text) or len(text) > MAX_URI_CHARACTERS:
+        url, port = urlsplit(""), None
+    if (
+        url.scheme != "https"
+        or not url.hostname
+        or port == 0
+        or not _URI.fullmatch(text)
+        or len(text) > MAX_URI_CHARACTERS
+    ):
         raise problem(f"{quoted(text)} is no URL of a bundle; write `https://`, a host, and its path")
     # SPIFFE Federation 5.2.1, 5.2.2: the authority has no userinfo.
     if "@" in url.netloc:
         raise problem(f"{quoted(text)}: a bundle is fetched without user and password; leave them out")
+    if not _AUTHORITY.fullmatch(url.netloc):
+        raise problem(f"{quoted(text)}: the host of a URL is a name of DNS or an address")
     return text
 
 

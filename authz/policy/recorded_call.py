@@ -3,7 +3,7 @@
 A record keeps no path where a route matched: the call is then made again with `any` in place of each `{...}`. What a
 record does not keep (the query, headers other than that a call was gRPC) is not made up.
 
-# INVARIANT (total): any bytes give a recorded call or an AskedCallError; nothing else is raised.
+# INVARIANT (total): any bytes give a recorded call, None or an AskedCallError; nothing else is raised.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class RecordedCall:
     operation: str
 
 
-def recorded_call_from_json(line: bytes, directories: Sequence[Directory], now_ns: int) -> RecordedCall:
+def recorded_call_from_json(line: bytes, directories: Sequence[Directory], now_ns: int) -> RecordedCall | None:
     """Read one line; raises AskedCallError. Names are looked up in the first directory that knows them all.
 
-    A call without `at` is made at `now_ns`.
+    A call without `at` is made at `now_ns`. The record of a handshake that failed is None: nobody made a call.
     """
     if len(line) > MAX_LINE_BYTES:
         raise AskedCallError(f"a call has at most {MAX_LINE_BYTES} bytes")
@@ -57,7 +57,7 @@ def recorded_call_from_json(line: bytes, directories: Sequence[Directory], now_n
     except (ValueError, RecursionError):
         value = None  # what is wrong with it is said by the reader of asked calls
     if isinstance(value, dict) and ("decision_id" in value or isinstance(value.get("caller"), dict)):
-        return _from_record(value)
+        return None if "handshake" in value else _from_record(value)
     asked, at_ns = asked_call_from_json(line)
     operation = f"grpc {asked.grpc}" if asked.grpc else f"{asked.method} {(asked.path or '').partition('?')[0]}"
     return RecordedCall(

@@ -100,6 +100,19 @@ class DecisionPacker:
         return packed
 
 
+def repeated(packed: bytes) -> tuple[str | None, bytes]:
+    """Give what is the same in all records of a check that is asked again: its path, and its kind."""
+    _, _, _, _, path, _, kind = marshal.loads(packed)  # noqa: S302 its own program's bytes
+    return path, kind
+
+
+def packed_again(  # noqa: PLR0917 it is called for every check, and keywords would cost more than it does
+    decision_id: bytes, time_ns: int, request_id: str, address: str, path: str | None, check_us: int, kind: bytes
+) -> bytes:
+    """Pack what `DecisionPacker.packed` does, where path and kind are known; the request's id is a UUID."""
+    return marshal.dumps((decision_id, time_ns, request_id, address, path, check_us, kind))
+
+
 def _packed_kind(kind: _Kind) -> bytes:
     inbound, service, caller, presenter, host, method, decision, protocol, tls_version, tls_cipher, peer_serial = kind
     shadow = decision.shadow

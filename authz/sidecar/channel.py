@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from authz.sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 #: a set's faults are the longest message: at most 51 of them, cut to MAX_TEXT_CHARACTERS
 MAX_MESSAGE_BYTES: Final = 160 * 1024
@@ -62,7 +61,8 @@ class SetCompiled:
     """Compiler -> supervisor, with the sealed source: it waits for orders to fork workers.
 
     `revision` is None where it holds no set, and then its workers deny. `faults` say why the folder's own set is not
-    the one that was compiled. `renews`: the set has recurring hours, compiled around `compiled_ns`.
+    the one that was compiled. `renews`: the set has recurring hours, compiled around `compiled_ns`. `own` is what the
+    set says of the sidecar's own identity and trust (:meth:`OwnPolicy.as_fields`).
     """
 
     revision: str | None
@@ -71,6 +71,7 @@ class SetCompiled:
     renews: bool
     compiled_ns: int
     has_service: bool
+    own: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,20 @@ class StatusNotice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnPolicyNotice:
+    """Supervisor -> control: what the set in force says of the sidecar's own identity and trust."""
+
+    own: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityNotice:
+    """Control -> supervisor: whether the workload has an identity that can be used now."""
+
+    usable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndControl:
     """Supervisor -> control: nobody answers any more; write the last records, then end."""
 
@@ -133,6 +148,8 @@ Message = (
     | FolderChanged
     | StatusNotice
     | StatusWritten
+    | OwnPolicyNotice
+    | IdentityNotice
     | EndControl
 )
 _KINDS: Final[dict[str, type[Message]]] = {
@@ -149,6 +166,8 @@ _KINDS: Final[dict[str, type[Message]]] = {
         FolderChanged,
         StatusNotice,
         StatusWritten,
+        OwnPolicyNotice,
+        IdentityNotice,
         EndControl,
     )
 }

@@ -15,7 +15,7 @@ import itertools
 import logging
 import signal
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from authz.sidecar.backoff import Backoff
 from authz.sidecar.channel import (
@@ -83,6 +83,11 @@ class Generations:
     def revision(self) -> str | None:
         """The revision in force."""
         return None if self._in_force is None else self._in_force.revision
+
+    @property
+    def own_policy(self) -> dict[str, Any]:
+        """What the set in force says of the sidecar's own; empty where there is none."""
+        return {} if self._in_force is None or self._in_force.result is None else self._in_force.result.own
 
     @property
     def answers(self) -> bool:
@@ -309,14 +314,19 @@ class Generations:
         for generation in (self._in_force, self._next, self._stopgap):
             if generation is not None and generation.replaces:
                 self._fill(generation, now_s)
-        for generation in (self._next, self._stopgap):
-            if generation is not None and len(generation.serving_slots) == self._settings.workers:
-                self._promote(generation, now_s)
+        # One at a time: the first may retire the second, whose workers go on to serve for a moment.
+        if self._next is not None and self._is_complete(self._next):
+            self._promote(self._next, now_s)
+        if self._stopgap is not None and self._is_complete(self._stopgap):
+            self._promote(self._stopgap, now_s)
         self._retired = [one for one in self._retired if one.workers]
         self._order_next(now_s)
         if not self._said and self.answers:
             self._said = True
             self._changed()
+
+    def _is_complete(self, generation: Generation) -> bool:
+        return len(generation.serving_slots) == self._settings.workers
 
     def _promote(self, generation: Generation, now_s: float) -> None:
         result = generation.result

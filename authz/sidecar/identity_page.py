@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _HEADER_BYTES: Final = 16
 _VERSION, _LENGTH = 0, 1
+_NOBODY: Final = b"null"
 
 
 class IdentityPage:
@@ -35,7 +36,9 @@ class IdentityPage:
     def write(self, identity: Identity) -> None:
         """Put an identity into the page."""
         fields = [str(identity.spiffe_id), identity.serial, identity.not_before_ns, identity.not_after_ns]
-        content = json.dumps(fields).encode()
+        self._put(json.dumps(fields).encode())
+
+    def _put(self, content: bytes) -> None:
         # A writer that was killed left an odd version: the next one goes on from there.
         version = self._words[_VERSION] | 1
         self._words[_VERSION] = version
@@ -43,14 +46,18 @@ class IdentityPage:
         self._bytes[_HEADER_BYTES : _HEADER_BYTES + len(content)] = content
         self._words[_VERSION] = version + 1
 
+    def withdraw(self) -> None:
+        """Have nobody in the page: the workload has no identity any more."""
+        self._put(_NOBODY)
+
     def __call__(self) -> Identity | None:
-        """Give the identity that was written last; None before the first."""
+        """Give the identity that was written last; None before the first, and after it was withdrawn."""
         version = self._words[_VERSION]
         if version != self._seen and version % 2 == 0:
             content = bytes(self._bytes[_HEADER_BYTES : _HEADER_BYTES + min(self._words[_LENGTH], len(self._bytes))])
             if self._words[_VERSION] == version:
                 self._seen = version
-                self._identity = _identity(content) or self._identity
+                self._identity = None if content == _NOBODY else _identity(content) or self._identity
         return self._identity
 
 

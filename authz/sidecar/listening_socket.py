@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from authz import unix_socket
 from authz.sidecar.errors import SidecarError
+from authz.unix_socket import UnixSocketError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: sockaddr_un(7): sun_path has 108 bytes, the last of them 0
-MAX_SOCKET_PATH_BYTES: Final = 107
 #: the group may ask as well as the owner: Envoy often runs as another user of the same group
 SOCKET_MODE: Final = 0o660
-_BACKLOG: Final = 1024
 
 
 def worker_sockets(path: str, workers: int) -> tuple[str, ...]:
@@ -33,15 +30,12 @@ class ListeningSocket:
     """A socket that listens from its construction on; raises SidecarError where it cannot be had."""
 
     def __init__(self, path: str) -> None:
-        clear(path)
         self._path = path
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.setblocking(False)
         try:
-            with created_with_mode():
-                self.socket.bind(path)
-            self.socket.listen(_BACKLOG)
+            self.socket = unix_socket.listening(path, mode=SOCKET_MODE)
             self._inode = Path(path).stat().st_ino
+        except UnixSocketError as error:
+            raise SidecarError(str(error)) from error
         except OSError as error:
             self.socket.close()
             raise SidecarError(f"{path}: cannot listen on this socket: {error.strerror}") from error
@@ -60,8 +54,7 @@ class ListeningSocket:
 
     def close(self) -> None:
         """Listen no more, and leave no socket."""
-        if self.is_reachable():
-            Path(self._path).unlink(missing_ok=True)
+        unix_socket.remove(self._path, inode=self._inode)
         self.socket.close()
 
 
@@ -77,22 +70,7 @@ def created_with_mode() -> Iterator[None]:
 
 def clear(path: str) -> None:
     """Remove a socket that nobody answers on; raises SidecarError where somebody does, or where it is no socket."""
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        raise SidecarError(f"{path}: a unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes; use a shorter one")
-    directory = Path(path).parent
-    if not directory.is_dir():
-        raise SidecarError(f"{path}: there is no folder `{directory}` to put the socket in")
     try:
-        mode = Path(path).lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise SidecarError(f"{path}: is there already and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except OSError:
-            Path(path).unlink(missing_ok=True)
-            return
-    raise SidecarError(f"{path}: another server answers on this socket; stop it first")
+        unix_socket.clear(path)
+    except UnixSocketError as error:
+        raise SidecarError(str(error)) from error

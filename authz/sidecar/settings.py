@@ -38,7 +38,12 @@ class Audit(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SidecarSettings:
-    """What a sidecar is told at its start; `identity_directory` holds the svid.pem that its Envoy presents."""
+    """What a sidecar is told at its start.
+
+    Its identity comes from `identity_directory` (svid.pem, key.pem and bundles as files), from the `workload_api` at
+    this socket, or is the Service's first exact one. `sds_socket` is where Envoy gets it, `svid_files` where it is kept
+    as files for those who can read nothing else.
+    """
 
     service: str
     policies: str
@@ -46,10 +51,29 @@ class SidecarSettings:
     state: Path | None = None
     decision_log: str | None = None
     identity_directory: str | None = None
+    workload_api: str | None = None
+    sds_socket: str | None = None
+    svid_files: str | None = None
+    access_log_socket: str | None = None
     workers: int = 1
     audit: Audit = Audit.BEST_EFFORT
     ring_bytes: int = DEFAULT_CAPACITY_BYTES
     renewal_s: float = RENEWAL_S
+
+    @property
+    def has_services(self) -> bool:
+        """Whether control is to speak gRPC."""
+        return any(each is not None for each in (self.sds_socket, self.workload_api, self.access_log_socket))
+
+    @property
+    def delivers_identity(self) -> bool:
+        """Whether control has more to do with the identity than to read it from files for the workers."""
+        return self.workload_api is not None or self.sds_socket is not None or self.svid_files is not None
+
+    @property
+    def has_identity_source(self) -> bool:
+        """Whether the workload's identity comes from elsewhere than the policy set."""
+        return self.identity_directory is not None or self.workload_api is not None
 
 
 def default_workers() -> int:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 GENERATIONS_AT_ONCE: Final = 4
 #: a SPIFFE ID has at most 2,048 bytes (SPIFFE ID 2.3), and JSON may make six of each
 IDENTITY_BYTES: Final = 16 * 1024
+#: the bundles that a sidecar trusts: an authority has 1 to 2 KiB in them, so a thousand of them find room
+TRUST_BYTES: Final = 2 * 1024 * 1024
 _JOURNAL_BYTES: Final = 4096
 
 
@@ -32,6 +34,7 @@ class SharedMemory:
     cells: WorkerCells
     rings: tuple[mmap.mmap, ...]
     identity: mmap.mmap
+    trust: mmap.mmap
     journal: mmap.mmap
     #: rung for the first record after a pause
     records_bell: Doorbell
@@ -54,6 +57,7 @@ class SharedMemory:
             cells=WorkerCells(count + 1),
             rings=tuple(ring_memory(ring_bytes) for _ in range(count)),
             identity=mmap.mmap(-1, IDENTITY_BYTES),
+            trust=mmap.mmap(-1, TRUST_BYTES),
             journal=mmap.mmap(-1, _JOURNAL_BYTES),
             records_bell=Doorbell(),
         )

@@ -11,6 +11,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Final
 
+from authz.identity.trust import Trust
 from authz.records.record_lines import RecordLines
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.grpcio_server import GrpcioServer
@@ -18,6 +19,7 @@ from authz.sidecar.control.decision_log import DecisionLog
 from authz.sidecar.control.own_identity import FileIdentity, ServiceIdentity
 from authz.sidecar.control.policy_follower import PolicyFollower
 from authz.sidecar.control.status_file import StatusReport
+from authz.sidecar.control.trust_files import TrustFiles
 from authz.sidecar.errors import SidecarError
 from authz.sidecar.in_force import InForce, PolicyInForce
 from authz.zone_data import zone_data_version
@@ -25,7 +27,6 @@ from authz.zone_data import zone_data_version
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from authz.identity.verification import VerifiedIdentity
     from authz.sidecar.settings import SidecarSettings
 
 _log = logging.getLogger(__name__)
@@ -39,10 +40,10 @@ GRACE_S: Final = 0.5
 def run_single_process(settings: SidecarSettings) -> None:
     """Run a sidecar until SIGTERM or SIGINT; raises SidecarError where it cannot start."""
     in_force = InForce()
-    identity = _identity(settings, in_force)
+    workload = _workload(settings, in_force)
     log = None if settings.decision_log is None else DecisionLog(settings.decision_log)
     checker = Checker(
-        workload=Workload(service=settings.service, identity=identity),
+        workload=workload,
         in_force=in_force,
         record=_unrecorded if log is None else _logged(log, settings.service),
     )
@@ -79,12 +80,14 @@ def run_single_process(settings: SidecarSettings) -> None:
             log.close()
 
 
-def _identity(settings: SidecarSettings, in_force: InForce) -> Callable[[], VerifiedIdentity | None]:
+def _workload(settings: SidecarSettings, in_force: InForce) -> Workload:
     if settings.identity_directory is None:
-        return ServiceIdentity(service=settings.service, in_force=in_force)
-    source = FileIdentity(settings.identity_directory)
-    source.read()
-    return source
+        return Workload(service=settings.service, identity=ServiceIdentity(service=settings.service, in_force=in_force))
+    identity = FileIdentity(settings.identity_directory)
+    identity.read()
+    trust = TrustFiles(settings.identity_directory, own=identity.trust_domain, last=Trust.of(()))
+    trust.read()
+    return Workload(service=settings.service, identity=identity, trust=trust)
 
 
 def _signals(log: DecisionLog | None) -> threading.Event:

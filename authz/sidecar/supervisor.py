@@ -25,6 +25,8 @@ from authz.sidecar.channel import (
     ControlRuns,
     EndControl,
     FolderChanged,
+    IdentityNotice,
+    OwnPolicyNotice,
     StartCompiler,
     StatusNotice,
     StatusWritten,
@@ -43,6 +45,7 @@ from authz.zone_data import zone_data_version
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from authz.sidecar.channel import Message
     from authz.sidecar.check.check_server import ServerMaker
     from authz.sidecar.settings import SidecarSettings
 
@@ -99,6 +102,9 @@ class Supervisor:
         self._failure: SidecarError | None = None
         self._status: StatusNotice | None = None
         self._has_decided = False
+        #: a workload without a source of its identity is whom the set says it is
+        self._has_identity = settings.workload_api is None
+        self._own_policy_sent: object = None
         self._status_sent = self._status_said = 0
         self._status_due_s = 0.0
         self._generations = Generations(
@@ -206,6 +212,7 @@ class Supervisor:
         self._generations.tick()
         self._look_at_control()
         self._keep_running()
+        self._tell_own_policy()
         self._tell_status()
 
     def _require_sockets(self) -> None:
@@ -289,6 +296,7 @@ class Supervisor:
             self._unwatch(self._control)
             self._control.close()
             self._control = None
+        self._own_policy_sent = None
         # What it was told and has not done, its successor is told again.
         self._status_sent = self._status_said
 
@@ -298,24 +306,38 @@ class Supervisor:
                 received = self._control.receive()
             except BlockingIOError:
                 return
-            match received:
-                case None:
-                    self._unwatch(self._control)
-                    return
-                case ControlRuns(), _:
-                    self._control_has_run = True
-                    self._generations.look()
-                case ControlFailed(why=why), _:
-                    if self._control_has_run:
-                        _log.error("%s", why)
-                    else:
-                        self._failure = SidecarError(why)
-                case FolderChanged(), _:
-                    self._generations.look()
-                case StatusWritten(serial=serial), _:
-                    self._say_status(serial)
-                case _, _:
-                    pass
+            if received is None:
+                self._unwatch(self._control)
+                return
+            self._take(received[0])
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case ControlRuns():
+                self._control_runs()
+            case ControlFailed(why=why):
+                if self._control_has_run:
+                    _log.error("%s", why)
+                else:
+                    self._failure = SidecarError(why)
+            case FolderChanged():
+                self._generations.look()
+            case StatusWritten(serial=serial):
+                self._say_status(serial)
+            case IdentityNotice(usable=usable):
+                if usable != self._has_identity:
+                    self._has_identity = usable
+                    self._changed()
+            case _:
+                pass
+
+    def _control_runs(self) -> None:
+        self._control_has_run = True
+        if self._status is not None and self._control is not None:
+            self._control.send(self._status)  # a successor is to know what is in force, too
+        self._own_policy_sent = None
+        self._tell_own_policy()
+        self._generations.look()
 
     def _look_at_control(self) -> None:
         beats = self._shared.control_cell.beats
@@ -344,7 +366,7 @@ class Supervisor:
         revision = self._generations.revision
         self._status = StatusNotice(
             serial=(0 if self._status is None else self._status.serial) + 1,
-            ready=revision is not None,
+            ready=revision is not None and self._has_identity,
             revision=revision,
             faults=self._generations.faults,
         )
@@ -358,7 +380,13 @@ class Supervisor:
                 self._settings.socket,
                 zone_data_version(),
             )
+        self._tell_own_policy()
         self._tell_status()
+
+    def _tell_own_policy(self) -> None:
+        own = self._generations.own_policy
+        if own != self._own_policy_sent and self._control_has_run and self._control is not None:
+            self._own_policy_sent = own if self._control.send(OwnPolicyNotice(own=own)) else None
 
     def _tell_status(self) -> None:
         status = self._status
@@ -374,7 +402,12 @@ class Supervisor:
         status = self._status
         if status is not None and status.serial == serial != self._status_said:
             self._status_said = serial
-            say_status(ready=status.ready, revision=status.revision, stale=bool(status.faults))
+            say_status(
+                ready=status.ready,
+                revision=status.revision,
+                stale=bool(status.faults),
+                has_identity=self._has_identity,
+            )
 
     # --- the end
 

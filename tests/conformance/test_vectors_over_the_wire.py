@@ -42,7 +42,7 @@ NOT_ASKED = {
             "certificates / a certificate is no token",
             "certificates / and certificates",
         ),
-        "the sidecar proves callers by their X.509-SVIDs alone",
+        "the sidecar proves callers by their SVIDs alone",
     ),
 }
 

@@ -353,7 +353,10 @@ def test_hostile_messages_are_answered_with_a_deny_or_a_grpc_error(
         (["--service", "a", "--policies", "POLICIES", "--socket", "/nowhere/s"], "no folder `/nowhere`"),
         (["--service", "a", "--policies", "POLICIES", "--socket", "/" + "s" * 120], "at most 107 bytes"),
         (["--service", "a", "--policies", "https://x/y.git", "--socket", "s"], "not supported yet"),
-        (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--identity", "spire:x"], "not supported yet"),
+        (
+            ["--service", "a", "--policies", "POLICIES", "--socket", "s", "--identity", "spire:https://x"],
+            "tcp://IP:port",
+        ),
         (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--identity", "files:/nowhere"], "svid.pem"),
         (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--decision-log", "/nowhere/x"], "decision log"),
         (["--service", "a", "--policies", "POLICIES", "--socket", "s", "--workers", "17"], "give 1 to 16"),

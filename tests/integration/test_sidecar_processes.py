@@ -443,6 +443,7 @@ def test_the_supervisor_is_small_and_nobody_who_forks_has_threads(start: Callabl
 def test_the_workload_is_known_by_its_newest_svid(start: Callable[..., SidecarProcess], tmp_path: Path) -> None:
     authority = Authority.generate(TrustDomain.parse("shop.example"), datetime.now(UTC), timedelta(hours=1))
     svid = tmp_path / "svid.pem"
+    (tmp_path / "bundle.pem").write_bytes(authority.certificate_pem)
 
     def issue(identity: str) -> None:
         issued = authority.issue_x509_svid(SpiffeId.parse(identity), datetime.now(UTC), timedelta(hours=1))

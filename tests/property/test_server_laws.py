@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from authz.policy.evaluation import evaluate
 from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
 from authz.sidecar.in_force import PolicyInForce
-from tests.support.check_server import CheckServer, as_seen
+from tests.support.check_server import CheckServer, NotAskable, as_seen
 from tests.support.generated_sets import GeneratedSet
 
 if TYPE_CHECKING:
@@ -71,3 +72,20 @@ class TestWire:
                 expected.destination_service,
                 expected.destination_third_party,
             )
+
+    @settings(max_examples=60, deadline=None)
+    @given(seed=SEEDS)
+    def test_the_server_equals_the_engine_about_callers_that_tokens_prove(self, server: CheckServer, seed: int) -> None:
+        made = GeneratedSet(Random(seed), evidence=1)
+        index = compile_index(parse_policy_set(made.files()))
+        server.in_force.policy = PolicyInForce(index=index)
+        for _ in range(CALLS_PER_SET):
+            call, now_ns = replace(made.call(), third_party=None), made.now_ns()
+            with contextlib.suppress(NotAskable):
+                record = server.ask(call, now_ns).record
+                expected = evaluate(index, as_seen(call), now_ns)
+                assert (record["reason"], record["policy"]) == (expected.reason, expected.policy), (call, now_ns)
+                caller = record["caller"]
+                assert (caller["identity"], caller["presented_by"]) == tuple(
+                    None if each is None else str(each) for each in (call.caller, call.presenter)
+                )

@@ -1,7 +1,8 @@
 """The ext_authz server in this process, on a real socket: for whatever workload, policies and instant a test sets.
 
 Calls become CheckRequests as a real Envoy sends them. Whoever calls proves it as it does there: inbound by the leaf in
-the request, outbound by the SVID in the directory that the sidecar's own identity is read from.
+the request, outbound by the SVID in the directory that the sidecar's own identity is read from. What a presenter brings
+is a token, signed for the destination by the issuer of its subject's trust domain.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
+from authz.identity.spiffe_id import TrustDomain
+from authz.identity.trust import Trust
 from authz.instant import NS_PER_S
+from authz.policy.evaluation import called_party
 from authz.proxy.header_names import AUTHZ_PREFIX
 from authz.records.record_lines import RecordLines
 from authz.request import Direction, TlsVersion
@@ -24,6 +28,7 @@ from authz.sidecar.control.own_identity import FILE_NAME, FileIdentity
 from authz.sidecar.in_force import InForce
 from tests.support.certificates import URI, leaf, pem
 from tests.support.check_request import ADDRESS, check_request
+from tests.support.jwt_svids import TokenIssuer, bearer
 from tests.support.sidecar_process import ask
 
 if TYPE_CHECKING:
@@ -39,6 +44,8 @@ if TYPE_CHECKING:
 _NOT_BEFORE, _NOT_AFTER = datetime(1950, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _NOT_BEFORE_NS, _NOT_AFTER_NS = (int(end.timestamp()) * NS_PER_S for end in (_NOT_BEFORE, _NOT_AFTER))
 _SERIAL = "5eed"
+_ISSUER_KEY = TokenIssuer(trust_domain=TrustDomain.parse("any.example")).key
+_AUTHORITY_PEM = pem(leaf())
 _TLS_NAMES = {TlsVersion.TLS_1_2: b"TLSv1.2", TlsVersion.TLS_1_3: b"TLSv1.3"}
 
 
@@ -69,15 +76,22 @@ class CheckServer:
 
     def ask(self, call: Call, now_ns: int) -> Answered:
         """Ask as the Envoy beside the call's sidecar asks at that instant; raises NotAskable."""
-        if call.presenter is not None or (call.caller is None and call.third_party is not None):
-            raise NotAskable("the sidecar proves callers by their X.509-SVIDs alone")
+        if call.caller is None and call.third_party is not None:
+            raise NotAskable("the sidecar proves callers by their SVIDs alone")
+        trust = None
+        if call.presenter is not None:
+            call, trust = self._with_token(call, now_ns)
         if call.caller is not None and not _NOT_BEFORE_NS <= now_ns <= _NOT_AFTER_NS:
             raise NotAskable("no certificate is valid at this instant")
         request = _request(call)
         self.now_ns = now_ns
         self._records.clear()
         self._checker = Checker(
-            workload=Workload(service=call.service, identity=self._own_identity(call)),
+            workload=Workload(
+                service=call.service,
+                identity=self._own_identity(call),
+                trust=None if trust is None else lambda: trust,
+            ),
             in_force=self.in_force,
             record=self._taken,
             clock=self.clock,
@@ -85,6 +99,24 @@ class CheckServer:
         response = ask(self._channel, request)
         (record,) = self._records
         return Answered(response=response, record=json.loads(RecordLines(call.service).line(record)))
+
+    def _with_token(self, call: Call, now_ns: int) -> tuple[Call, Trust]:
+        """Give the call as its presenter's, with the token that it brings, and the bundles that prove both."""
+        index, subject, presenter = self.in_force.policy.index, call.caller, call.presenter
+        destination = None if index is None else called_party(index, call)
+        if index is None or destination is None or not destination.accepts_jwt:
+            raise NotAskable("a token is read only where it is accepted")
+        audience = index.service_identity(destination.name)
+        if audience is None or subject is None or presenter is None or now_ns < 0:
+            raise NotAskable("a token has a subject, an audience and a time")
+        issuers = [
+            TokenIssuer(trust_domain=trust_domain, key=_ISSUER_KEY)
+            for trust_domain in {subject.trust_domain, presenter.trust_domain}
+        ]
+        token = issuers[0].token(str(subject), str(audience), now_ns=now_ns)
+        headers = (*call.headers, bearer(token))
+        trust = Trust.of(each.bundle(_AUTHORITY_PEM) for each in issuers)
+        return replace(call, caller=presenter, presenter=None, headers=headers), trust
 
     def _taken(self, packed: bytes) -> bool:
         self._records.append(packed)

@@ -37,7 +37,15 @@ _STATUS: Final = {
 _FORBIDDEN: Final = (403, _PERMISSION_DENIED)
 
 
-def answer_bytes(*, decision: Decision, decision_id: str, call: Call | None, is_grpc: bool = False) -> bytes:
+#: RFC 9110 11.6.1: what would authenticate a call that nothing identifies: an SVID
+CHALLENGE: Final = "SPIFFE"
+#: RFC 6750 3: the same, where a token of a workload came that proves nobody. Why it does not is not told.
+CHALLENGE_AFTER_BEARER: Final = 'Bearer error="invalid_token"'
+
+
+def answer_bytes(
+    *, decision: Decision, decision_id: str, call: Call | None, is_grpc: bool = False, challenge: str = CHALLENGE
+) -> bytes:
     """Write an answer; `call` is None where the check could not be read, which only a deny may answer."""
     response = external_auth_pb2.CheckResponse()
     response.dynamic_metadata.update(
@@ -46,7 +54,7 @@ def answer_bytes(*, decision: Decision, decision_id: str, call: Call | None, is_
     if decision.verdict is Verdict.ALLOW and call is not None:
         _allow(response, call)
     else:
-        _deny(response, decision.reason, decision_id, is_grpc=is_grpc)
+        _deny(response, decision.reason, decision_id, is_grpc=is_grpc, challenge=challenge)
     return response.SerializeToString() or FAULT
 
 
@@ -58,7 +66,12 @@ def _allow(response: external_auth_pb2.CheckResponse, call: Call) -> None:
 
 
 def _deny(
-    response: external_auth_pb2.CheckResponse, reason: Reason, decision_id: str, *, is_grpc: bool = False
+    response: external_auth_pb2.CheckResponse,
+    reason: Reason,
+    decision_id: str,
+    *,
+    is_grpc: bool = False,
+    challenge: str = CHALLENGE,
 ) -> None:
     if reason.verdict is Verdict.ALLOW:
         reason = Reason.INTERNAL_ERROR
@@ -70,7 +83,7 @@ def _deny(
     _set(denied.headers, X_AUTHZ_REASON, reason.value)
     _set(denied.headers, "content-type", "application/json")
     if http_status == 401:  # noqa: PLR2004 RFC 9110 15.5.2: a 401 names what would authenticate
-        _set(denied.headers, "www-authenticate", "SPIFFE")
+        _set(denied.headers, "www-authenticate", challenge)
     if is_grpc and grpc_status == _INVALID_ARGUMENT:
         # Envoy makes 13 (INTERNAL) of a 400; 401, 403 and 503 it maps right by itself.
         _set(denied.headers, "grpc-status", str(_INVALID_ARGUMENT))

@@ -39,6 +39,18 @@ FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
         ("header_map", 13, "HeaderMap"),
     ),
     "HeaderMap": (("headers", 1, "bytes[]"),),
+    "UnreadCheckRequest": (("attributes", 1, "UnreadAttributeContext"),),
+    "UnreadAttributeContext": (
+        ("source", 1, "bytes of Peer"),
+        ("request", 4, "UnreadRequest"),
+        ("context_extensions", 10, "bytes[]"),
+    ),
+    "UnreadRequest": (("http", 2, "UnreadHttpRequest"),),
+    "UnreadHttpRequest": (
+        ("headers", 3, "bytes[]"),
+        ("protocol", 10, "bytes"),
+        ("header_map", 13, "bytes of HeaderMap"),
+    ),
     "HeaderValue": (("key", 1, "bytes"), ("value", 2, "bytes"), ("raw_value", 3, "bytes")),
     "Entry": (("key", 1, "bytes"), ("value", 2, "bytes")),
 }
@@ -68,6 +80,10 @@ def _classes() -> dict[str, Any]:
 _CLASSES: Final = _classes()
 #: The check: `CheckRequest.FromString(bytes)`; raises google.protobuf.message.DecodeError.
 CheckRequest: Final = _CLASSES["CheckRequest"]
+#: The same check, of which as much is left as bytes as can be: who knows those need not read them.
+UnreadCheckRequest: Final = _CLASSES["UnreadCheckRequest"]
+#: All raw headers.
+HeaderMap: Final = _CLASSES["HeaderMap"]
 #: Who called, and from where.
 Peer: Final = _CLASSES["Peer"]
 #: One header of `header_map`.

@@ -12,27 +12,33 @@ from __future__ import annotations
 import logging
 import os
 import time
+from copy import copy
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from authz.decision import Decision, Reason
+from authz.identity.jwt_svid import JwtSvidError
 from authz.identity.verification import PeerVerification, Unidentified, VerifiedIdentity
-from authz.policy.evaluation import called_party, evaluate
-from authz.records.packed_record import DecisionPacker
-from authz.request import Direction
-from authz.sidecar.check.answer import FAULT
-from authz.sidecar.check.bearer import names_a_workload
+from authz.policy.evaluation import called_party, evaluate, steady_until_ns
+from authz.records.packed_record import DecisionPacker, packed_again, repeated
+from authz.request import Direction, header_values
+from authz.sidecar.check.answer import CHALLENGE_AFTER_BEARER, FAULT
+from authz.sidecar.check.bearer import names_a_workload, only_token
 from authz.sidecar.check.prepared_answer import PreparedAnswers
 from authz.sidecar.check.question import Context, Question, QuestionReader
+from authz.sidecar.check.repeated_check import Repeats, Settled
+from authz.sidecar.check.token_verification import TokenVerification
 from authz.sidecar.errors import CheckMessageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from authz.identity.spiffe_id import SpiffeId
+    from authz.identity.trust import Trust
     from authz.policy.index import PolicyIndex
-    from authz.request import Call
+    from authz.policy.party import Party
     from authz.sidecar.in_force import InForce
 
 _log = logging.getLogger(__name__)
@@ -45,14 +51,20 @@ _IDS_AT_ONCE: Final = 256
 #: Python 3.11 runs code of its own for each member that is read from an Enum; these are read for every call.
 _INBOUND: Final = Direction.INBOUND
 _OUTBOUND: Final = Direction.OUTBOUND
+_ALLOWED: Final = Reason.ALLOWED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Whose sidecar this is: the Service's name, and its SVID as it is now (None where it has none)."""
+    """Whose sidecar this is: the Service's name, and its SVID as it is now (None where it has none).
+
+    `trust` gives the bundles that its source of identity delivers, the same object until they are others; it is None
+    where there is no such source. No token proves anybody then, and peers are who Envoy has verified.
+    """
 
     service: str
     identity: Callable[[], VerifiedIdentity | None]
+    trust: Callable[[], Trust] | None = None
 
 
 class Checker:
@@ -77,7 +89,13 @@ class Checker:
         self._strict = strict
         self._clock = clock
         self._reader = QuestionReader(workload.service)
+        self._repeats = Repeats()
+        self._trust = workload.trust
+        #: the bundles as they were seen last, and the trust domains that they can prove certificates of
+        self._provable: tuple[Trust | None, frozenset[str]] = None, frozenset()
+        self._tokens = TokenVerification()
         self._prepared = PreparedAnswers()
+        self._prepared_for_tokens = PreparedAnswers(CHALLENGE_AFTER_BEARER)
         self._packer = DecisionPacker()
         self._peers = PeerVerification(decode=unquote_to_bytes)
         self._ids: list[bytes] = []
@@ -104,32 +122,145 @@ class Checker:
         try:
             decision = Decision(reason=reason, policy=None, revision=self._in_force.policy.revision or "")
             question = _nothing_known(self._workload.service)
-            return self._answer_with(decision, question, None, self._clock(), perf_counter_ns())
+            return self._answer_with(decision, question, None, self._clock(), perf_counter_ns(), self._prepared)
         except Exception as error:  # noqa: BLE001 what is left needs nothing but itself
             self._fault("record", f"a fault of the program: {type(error).__name__}: {error}")
         return FAULT
 
-    def _answer(self, message: bytes) -> bytes:
+    def _answer(self, message: bytes) -> bytes:  # noqa: C901 the line of a check, where each call more is paid for
         started_ns = perf_counter_ns()
         now_ns = self._clock()
+        index = self._in_force.policy.index
+        own = self._workload.identity()
+        trust = None if self._trust is None else self._trust()
+        asked = self._repeats.key(message)
+        if asked is not None:
+            settled = self._repeats.settled.get(asked[0])
+            if (
+                settled is not None
+                and settled.index is index
+                and settled.own is own
+                and settled.trust is trust
+                and settled.from_ns <= now_ns < settled.until_ns
+            ):
+                return self._answer_again(settled, asked[1].decode("latin-1"), now_ns, started_ns)
         question = self._reader.question(message)
         caller: VerifiedIdentity | None = None
         if question.direction is _OUTBOUND:
-            caller = self._own(now_ns)
+            caller = None if own is None or not own.not_before_ns <= now_ns <= own.not_after_ns else own
         elif question.certificate:
-            caller = self._peer(question.certificate, now_ns)
+            caller = self._peer(question.certificate, index, now_ns)
         text = None
         if caller is not None:
             question.caller = caller.spiffe_id
             question.serial = caller.serial or None
             text = caller.text
-        index = self._in_force.policy.index
-        if question.has_authorization and index is not None and _is_unverified(index, question):
-            question.caller = text = None
-        return self._answer_with(self._decide(index, question, now_ns), question, text, now_ns, started_ns)
+        prepared = self._prepared
+        if question.has_authorization and index is not None:
+            destination = called_party(index, question)
+            if destination is not None and destination.accepts_jwt:
+                credentials = header_values(question.headers, "authorization")
+                if names_a_workload(credentials):
+                    prepared = self._prepared_for_tokens
+                    text = self._subject(index, question, destination, only_token(credentials), now_ns)
+        decision = self._decide(index, question, now_ns)
+        if asked is not None and self._repeats.is_due(asked[0]):
+            settled = self._settled(
+                index=index, own=own, trust=trust, question=question, caller=caller, decision=decision, now_ns=now_ns
+            )
+            if settled is not None:
+                self._repeats.settle(asked[0], settled)
+        return self._answer_with(decision, question, text, now_ns, started_ns, prepared)
 
-    def _answer_with(
-        self, decision: Decision, question: Question, caller: str | None, now_ns: int, started_ns: int
+    def _settled(
+        self,
+        *,
+        index: PolicyIndex | None,
+        own: VerifiedIdentity | None,
+        trust: Trust | None,
+        question: Question,
+        caller: VerifiedIdentity | None,
+        decision: Decision,
+        now_ns: int,
+    ) -> Settled | None:
+        """Give what the same check gets when it is asked again, None where only asking again tells."""
+        if index is None or caller is None or decision.reason is not _ALLOWED or question.has_authorization:
+            return None
+        until_ns = min(steady_until_ns(index, question, now_ns), caller.not_after_ns + 1)
+        # The own identity may have been replaced meanwhile.
+        if until_ns <= now_ns or self._workload.identity() is not own:
+            return None
+        question = copy(question)
+        question.headers = ()
+        question.certificate = b""
+        question.request_id = None
+        text = caller.text
+        path, kind = repeated(
+            self._packer.packed(
+                decision_id=b"",
+                time_ns=now_ns,
+                call=question,
+                caller=text,
+                decision=decision,
+                request_id=None,
+                protocol=question.protocol,
+                tls_version=question.tls_version,
+                tls_cipher=question.tls_cipher,
+                peer_serial=question.serial if question.direction is _INBOUND else None,
+                check_us=0,
+            )
+        )
+        return Settled(
+            index=index,
+            own=own,
+            trust=trust,
+            from_ns=now_ns,
+            until_ns=until_ns,
+            question=question,
+            caller=text,
+            decision=decision,
+            path=path,
+            kind=kind,
+            pieces=self._prepared.pieces(
+                decision=decision, call=question, caller=text, is_grpc=question.protocol == "grpc"
+            ),
+        )
+
+    def _answer_again(self, settled: Settled, request_id: str, now_ns: int, started_ns: int) -> bytes:
+        """Give a settled answer; its record is handed over before it leaves."""
+        self._repeats.served += 1
+        try:
+            decision_id = self._ids.pop()
+        except IndexError:
+            decision_id = self._new_ids()
+        question = settled.question
+        packed = packed_again(
+            decision_id,
+            now_ns,
+            request_id,
+            question.address,
+            settled.path,
+            (perf_counter_ns() - started_ns) // 1000,
+            settled.kind,
+        )
+        if not self._record(packed) and self._strict:
+            return self._prepared.answer(
+                decision=self._unrecorded(settled.decision),
+                decision_id=decision_id,
+                call=question,
+                caller=settled.caller,
+                is_grpc=question.protocol == "grpc",
+            )
+        return decision_id.join(settled.pieces)
+
+    def _answer_with(  # noqa: PLR0917 names would cost more than the values, for every call
+        self,
+        decision: Decision,
+        question: Question,
+        caller: str | None,
+        now_ns: int,
+        started_ns: int,
+        prepared: PreparedAnswers,
     ) -> bytes:
         """Give the answer that a decision is told in; its record is handed over before the answer leaves.
 
@@ -153,15 +284,19 @@ class Checker:
             check_us=(perf_counter_ns() - started_ns) // 1000,
         )
         if not self._record(packed) and self._strict:
-            self._fault("record", "a decision cannot be recorded, and the audit is strict")
-            decision = decision._replace(reason=Reason.OVERLOADED, policy=None, valid_until_ns=None)
-        return self._prepared.answer(
+            decision = self._unrecorded(decision)
+        return prepared.answer(
             decision=decision,
             decision_id=decision_id,
             call=question,
             caller=caller,
             is_grpc=question.protocol == "grpc",
         )
+
+    def _unrecorded(self, decision: Decision) -> Decision:
+        """Give what is answered where the audit is strict, and a decision cannot be recorded."""
+        self._fault("record", "a decision cannot be recorded, and the audit is strict")
+        return decision._replace(reason=Reason.OVERLOADED, policy=None, valid_until_ns=None)
 
     def _new_ids(self) -> bytes:
         """Draw many ids, each 32 bytes of hexadecimal that nobody else has, and give one of them."""
@@ -199,17 +334,46 @@ class Checker:
             return decision._replace(reason=Reason.INTERNAL_ERROR, policy=None, valid_until_ns=None)
         return decision
 
-    def _own(self, now_ns: int) -> VerifiedIdentity | None:
-        """Find who this workload is."""
-        own = self._workload.identity()
-        return None if own is None or not own.not_before_ns <= now_ns <= own.not_after_ns else own
-
-    def _peer(self, certificate: bytes, now_ns: int) -> VerifiedIdentity | None:
+    def _peer(self, certificate: bytes, index: PolicyIndex | None, now_ns: int) -> VerifiedIdentity | None:
         """Find whom a certificate stands for."""
         try:
-            return self._peers.verify(certificate, now_ns)
+            found = self._peers.verify(certificate, now_ns)
         except Unidentified:
             return None
+        if self._trust is None:
+            return found
+        trust = self._trust()
+        seen, provable = self._provable
+        if trust is not seen:
+            provable = frozenset(bundle.trust_domain.name for bundle in trust if bundle.x509_authorities)
+            self._provable = trust, provable
+        # INVARIANT (no bundle, no trust): Envoy has verified the chain when the connection began, by a bundle that may
+        # have been withdrawn since. X509-SVID 5.
+        spiffe_id = found.spiffe_id
+        if spiffe_id.trust_domain.name in provable or (index is not None and _is_nobodys(index, spiffe_id)):
+            return found
+        return None
+
+    def _subject(
+        self, index: PolicyIndex, question: Question, destination: Party, token: bytes | None, now_ns: int
+    ) -> str | None:
+        """Make the subject of the call's token its caller, and the peer its presenter; gives the caller's text.
+
+        # INVARIANT (no fallback): the peer is never taken for the subject. Where the token proves nobody, or nobody
+        # presents it, nobody calls.
+        """
+        presenter = question.presenter = question.caller
+        question.caller = None
+        audience = index.service_identity(destination.name)
+        if presenter is None or audience is None or token is None or self._trust is None:
+            return None
+        try:
+            subject = self._tokens.verify(token, self._trust(), str(audience), now_ns)
+        except JwtSvidError:
+            return None
+        question.caller = subject.spiffe_id
+        question.token_until_ns = subject.expires_ns
+        return subject.text
 
     def _mismatch(self, context: Context) -> str | None:
         """Say what of the context is not this sidecar's own: then the Envoy beside it is not its Envoy."""
@@ -250,11 +414,6 @@ def _nothing_known(service: str) -> Question:
     )
 
 
-def _is_unverified(index: PolicyIndex, call: Call) -> bool:
-    """Whether a token says who calls, to a destination that would take its word.
-
-    # INVARIANT (no fallback): tokens are not verified here yet, and the peer is never taken for their subject: nobody
-    # is identified by such a call.
-    """
-    destination = called_party(index, call)
-    return destination is not None and destination.accepts_jwt and names_a_workload(call.headers)
+def _is_nobodys(index: PolicyIndex, spiffe_id: SpiffeId) -> bool:
+    """Whether the policies know neither the ID nor its trust domain: it is `untrusted`, whoever vouches for it."""
+    return spiffe_id.trust_domain not in index.trust_domains and index.owner(spiffe_id) is None

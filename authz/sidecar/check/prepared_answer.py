@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from authz.request import Direction
-from authz.sidecar.check.answer import answer_bytes
+from authz.sidecar.check.answer import CHALLENGE, answer_bytes
 
 if TYPE_CHECKING:
     from authz.decision import Decision, Reason
@@ -28,9 +28,10 @@ _Kind: TypeAlias = "tuple[Reason, str | None, bool, str | None, bool]"
 class PreparedAnswers:
     """Gives answers, each kind of them written once; for one thread, and bounded."""
 
-    __slots__ = ("_pieces",)
+    __slots__ = ("_challenge", "_pieces")
 
-    def __init__(self) -> None:
+    def __init__(self, challenge: str = CHALLENGE) -> None:
+        self._challenge = challenge
         self._pieces: dict[_Kind, list[bytes]] = {}
 
     def answer(self, *, decision: Decision, decision_id: bytes, call: Call, caller: str | None, is_grpc: bool) -> bytes:
@@ -38,9 +39,17 @@ class PreparedAnswers:
         kind = (decision.reason, decision.policy, call.direction is _INBOUND, caller, is_grpc)
         pieces = self._pieces.get(kind)
         if pieces is None:
-            written = answer_bytes(decision=decision, decision_id=_PLACE, call=call, is_grpc=is_grpc)
+            written = answer_bytes(
+                decision=decision, decision_id=_PLACE, call=call, is_grpc=is_grpc, challenge=self._challenge
+            )
             pieces = written.split(_PLACE.encode())
             if len(self._pieces) >= _MOST_PREPARED:
                 self._pieces.clear()
             self._pieces[kind] = pieces
         return decision_id.join(pieces)
+
+    def pieces(self, *, decision: Decision, call: Call, caller: str | None, is_grpc: bool) -> list[bytes]:
+        """Give what the id stands between in such an answer."""
+        place = _PLACE.encode()
+        answer = self.answer(decision=decision, decision_id=place, call=call, caller=caller, is_grpc=is_grpc)
+        return answer.split(place)

@@ -66,8 +66,8 @@ class Caller(NamedTuple):
 class Question(Call):
     """One check as Envoy put it: a call, the evidence of its caller, and facts for the record.
 
-    Who calls (`caller`, `serial`) is not known yet: whoever judges `certificate` fills it in, once. It is one value all
-    the way, because each further one would cost as much as a look-up of a policy.
+    Who calls (`caller`, `serial`, `presenter`) is not known yet: whoever judges the evidence fills it in, once. It is
+    one value all the way, because each further one would cost as much as a look-up of a policy.
 
     `certificate` is the peer's leaf as Envoy sends it, PEM in URL encoding, empty where there is none. `headers` are
     lower-case names with their raw values, in order, without pseudo-headers and without the sidecar's own `x-authz-*`.
@@ -81,6 +81,9 @@ class Question(Call):
     tls_cipher: str | None
     #: whether there is an `authorization` header
     has_authorization: bool
+    #: the end of the JWT-SVID that proves the caller, in nanoseconds since the epoch; None where none does. It is no
+    #: part of the decision's `valid_until`: it bounds how long what was let in may go on.
+    token_until_ns: int | None = None
 
 
 class QuestionReader:
@@ -134,6 +137,7 @@ class QuestionReader:
         question.tls_version = version
         question.tls_cipher = tls_cipher or None
         question.has_authorization = authorization is not None
+        question.token_until_ns = None
         return question
 
     def _caller(self, encoded: bytes) -> Caller:

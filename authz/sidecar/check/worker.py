@@ -24,6 +24,7 @@ from authz.sidecar.identity_page import IdentityPage
 from authz.sidecar.record_ring import RingProducer
 from authz.sidecar.settings import Audit
 from authz.sidecar.stopped_supervisor import StoppedSupervisor
+from authz.sidecar.trust_page import TrustPage
 from authz.sidecar.worker_cells import HEARTBEAT_S, Phase
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def run_worker(
         workload=Workload(
             service=settings.service,
             identity=ServiceIdentity(service=settings.service, in_force=in_force)
-            if settings.identity_directory is None
+            if not settings.has_identity_source
             else IdentityPage(shared.identity),
+            trust=TrustPage(shared.trust) if settings.has_identity_source else None,
         ),
         in_force=in_force,
         record=_unrecorded if settings.decision_log is None else RingRecorder(ring, cell=cell, strict=strict),

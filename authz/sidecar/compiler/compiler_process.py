@@ -97,7 +97,11 @@ def _run_compiler(job: StartCompiler, supervisor: Channel, source: list[int], in
         if job.serving:
             raise  # by its end the supervisor knows that it is to be tried again
         faults = (f"{settings.policies}: {error}",)
-        result = result_from_apart(lambda: compiled_kept(settings.state, faults), source=sealed, stands_back=False)
+        result = result_from_apart(
+            lambda: compiled_kept(settings.policies, service=settings.service, state=settings.state, faults=faults),
+            source=sealed,
+            stands_back=False,
+        )
     if isinstance(result, Same):
         supervisor.send(SetSame())
         return
@@ -116,8 +120,14 @@ def _work(job: StartCompiler, source: list[int], settings: SidecarSettings) -> C
     if job.empty:
         return no_set
     if job.again and source:
-        return lambda: compiled_again(source[0])
-    return lambda: compiled_folder(settings.policies, state=settings.state, in_force=job.digest, serving=job.serving)
+        return lambda: compiled_again(source[0], service=settings.service, folder=settings.policies)
+    return lambda: compiled_folder(
+        settings.policies,
+        service=settings.service,
+        state=settings.state,
+        in_force=job.digest,
+        serving=job.serving,
+    )
 
 
 def _said(compiled: Compiled, service: str) -> SetCompiled:
@@ -129,6 +139,7 @@ def _said(compiled: Compiled, service: str) -> SetCompiled:
         renews=index is not None and index.exact_until_ns is not None,
         compiled_ns=compiled.compiled_ns,
         has_service=index is None or index.has_service(service),
+        own=compiled.own.as_fields(),
     )
 
 

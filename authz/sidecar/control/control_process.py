@@ -1,7 +1,7 @@
 """Control: what a sidecar does apart from answering. Its stalls, restarts and end never delay or change a check.
 
-It empties the workers' rings into the decision log, watches the policy folder, reads the workload's SVID for the
-workers, and writes the status file. It outlives a supervisor that was killed for as long as records come.
+It empties the workers' rings into the decision log, watches the policy folder, reads the workload's SVID and bundles
+for the workers, and writes the status file. It outlives a supervisor that was killed for as long as records come.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
+from authz.errors import AuthzError
 from authz.records.record_lines import RecordLines
 from authz.sidecar.channel import (
     Channel,
@@ -21,6 +22,8 @@ from authz.sidecar.channel import (
     ControlRuns,
     EndControl,
     FolderChanged,
+    IdentityNotice,
+    OwnPolicyNotice,
     StatusNotice,
     StatusWritten,
 )
@@ -28,11 +31,15 @@ from authz.sidecar.control.decision_log import DecisionLog
 from authz.sidecar.control.folder_watch import FolderWatch
 from authz.sidecar.control.record_drain import Journal, RecordDrain
 from authz.sidecar.control.status_file import StatusFile
-from authz.sidecar.errors import SidecarError
 from authz.sidecar.record_ring import RingConsumer
 
 if TYPE_CHECKING:
+    from authz.sidecar.control.control_services import ControlServices
+    from authz.sidecar.control.handshake_records import HandshakeRecords
+    from authz.sidecar.control.identity_delivery import IdentityDelivery
     from authz.sidecar.control.own_identity import FileIdentity
+    from authz.sidecar.control.trust_files import TrustFiles
+    from authz.sidecar.control.written_trust import WrittenTrust
     from authz.sidecar.identity_page import IdentityPage
     from authz.sidecar.settings import SidecarSettings
     from authz.sidecar.shared_memory import SharedMemory
@@ -56,15 +63,13 @@ def run_control(supervisor: Channel, *, pid: int, settings: SidecarSettings, sha
     # Who kills the group of processes at once does not take the last records with them.
     os.setpgid(0, 0)
     try:
-        control = ControlProcess(supervisor, pid=pid, settings=settings, shared=shared)
-    except SidecarError as error:
+        ControlProcess(supervisor, pid=pid, settings=settings, shared=shared).run()
+    except AuthzError as error:
         supervisor.send(ControlFailed(why=str(error)))
-        return
-    control.run()
 
 
 class ControlProcess:
-    """One thread that looks at everything in turn, and one that watches the folder."""
+    """One thread that looks at everything in turn, one that watches the folder, and one for what speaks gRPC."""
 
     def __init__(self, supervisor: Channel, *, pid: int, settings: SidecarSettings, shared: SharedMemory) -> None:
         self._supervisor = supervisor
@@ -79,6 +84,15 @@ class ControlProcess:
         )
         self._status = StatusFile(service=settings.service, state=settings.state, pid=pid)
         self._identity = _identity(settings, shared)
+        self._notice: StatusNotice | None = None
+        self._services = _services() if settings.has_services else None
+        self._delivery = self._identity_delivery(settings)
+        self._trust = (
+            _trust(settings, shared, self._identity[0])
+            if self._identity is not None and self._delivery is None
+            else None
+        )
+        self._handshakes = self._handshake_records(settings)
         self._watch = FolderWatch(settings.policies, changed=self._folder_changed)
         self._changed = False
         self._told_to_end = self._told_to_reopen = False
@@ -89,9 +103,12 @@ class ControlProcess:
         """Work until told to end, or left alone."""
         signal.signal(signal.SIGHUP, self._reopen)
         self._look_at_identity()
+        poll = select.poll()
+        if self._services is not None:
+            self._services.start()
+            poll.register(self._services.bell.descriptor, select.POLLIN)
         self._supervisor.send(ControlRuns())
         self._watch.start()
-        poll = select.poll()
         poll.register(self._supervisor.fileno(), select.POLLIN)
         poll.register(self._shared.records_bell.descriptor, select.POLLIN)
         idle = 0
@@ -100,12 +117,59 @@ class ControlProcess:
             poll.poll(self._pause_s(idle) * 1000)
             self._shared.records_bell.answer()
             alone = not self._hear()
+            if self._services is not None:
+                self._services.bell.answer()
+                self._services.look()
+            if self._handshakes is not None:
+                self._handshakes.look(time.time_ns())
             self._shared.control_cell.beat()
             idle = 0 if self._drain.drain() else idle + 1
             self._look_at_files()
             if self._changed:
                 self._changed = not self._supervisor.send(FolderChanged())
+        if self._services is not None:
+            self._services.stop()
+        if self._handshakes is not None:
+            self._handshakes.end(time.time_ns())
         self._drain_to_the_end(looks=_LAST_LOOKS if alone else 0)
+
+    def _identity_delivery(self, settings: SidecarSettings) -> IdentityDelivery | None:
+        if not settings.delivers_identity:
+            return None
+        # What reads certificates is large, and most of control does not need it.
+        from authz.sidecar.control.identity_delivery import IdentityDelivery  # noqa: PLC0415
+
+        return IdentityDelivery(
+            settings,
+            self._shared,
+            services=self._services,
+            usable=lambda usable: self._say_usable(usable=usable),
+            status_changed=self._write_status,
+        )
+
+    def _handshake_records(self, settings: SidecarSettings) -> HandshakeRecords | None:
+        if settings.access_log_socket is None or self._services is None:
+            return None
+        from authz.sidecar.control.access_log_receiver import AccessLogReceiver, FailedHandshakes  # noqa: PLC0415
+        from authz.sidecar.control.handshake_records import HandshakeRecords  # noqa: PLC0415
+
+        heard = FailedHandshakes()
+        self._services.add(AccessLogReceiver(settings.access_log_socket, connections=heard.add))
+        return HandshakeRecords(heard=heard, sidecar=settings.service, put=self._drain.put, now_ns=time.time_ns())
+
+    def _say_usable(self, *, usable: bool) -> None:
+        self._supervisor.send(IdentityNotice(usable=usable))
+
+    def _write_status(self) -> None:
+        notice = self._notice
+        if notice is not None:
+            self._status.write(
+                ready=notice.ready,
+                revision=notice.revision,
+                faults=notice.faults,
+                identity=None if self._delivery is None else self._delivery.status(),
+                federation=None if self._delivery is None else self._delivery.federation(),
+            )
 
     def _pause_s(self, idle_looks: int) -> float:
         """Say how long to wait for the next record, having found none so often."""
@@ -132,8 +196,14 @@ class ControlProcess:
                 case None:
                     return False
                 case StatusNotice() as notice, _:
-                    self._status.write(ready=notice.ready, revision=notice.revision, faults=notice.faults)
+                    self._notice = notice
+                    if self._handshakes is not None:
+                        self._handshakes.revision = notice.revision or ""
+                    self._write_status()
                     self._supervisor.send(StatusWritten(serial=notice.serial))
+                case OwnPolicyNotice(own=own), _:
+                    if self._delivery is not None:
+                        self._delivery.policy(own)
                 case EndControl(), _:
                     self._told_to_end = True
                 case _, _:
@@ -154,14 +224,20 @@ class ControlProcess:
             self._say_counted()
 
     def _look_at_identity(self) -> None:
+        if self._delivery is not None:
+            self._delivery.look()
         if self._identity is not None:
             source, page = self._identity
             identity = source()
             if identity is not None and identity != page():
                 page.write(identity)
+        if self._trust is not None:
+            bundles, written = self._trust
+            written.write(bundles())
 
     def _say_counted(self) -> None:
-        lost, corrupt = sum(ring.lost for ring in self._rings), sum(ring.corrupt for ring in self._rings)
+        lost = self._drain.own_lost + sum(ring.lost for ring in self._rings)
+        corrupt = sum(ring.corrupt for ring in self._rings)
         refused = sum(cell.refused for cell in self._shared.worker_cells)
         before, self._counted = self._counted, (lost, corrupt, refused)
         if lost > before[0]:
@@ -190,6 +266,13 @@ class ControlProcess:
                 self._log.close()
 
 
+def _services() -> ControlServices:
+    # asyncio and grpcio are large, and most sidecars' control does without them.
+    from authz.sidecar.control.control_services import ControlServices  # noqa: PLC0415
+
+    return ControlServices()
+
+
 def _identity(settings: SidecarSettings, shared: SharedMemory) -> tuple[FileIdentity, IdentityPage] | None:
     if settings.identity_directory is None:
         return None
@@ -200,3 +283,14 @@ def _identity(settings: SidecarSettings, shared: SharedMemory) -> tuple[FileIden
     source = FileIdentity(settings.identity_directory)
     source.read()
     return source, IdentityPage(shared.identity)
+
+
+def _trust(settings: SidecarSettings, shared: SharedMemory, identity: FileIdentity) -> tuple[TrustFiles, WrittenTrust]:
+    from authz.sidecar.control.trust_files import TrustFiles  # noqa: PLC0415 as above
+    from authz.sidecar.control.written_trust import WrittenTrust  # noqa: PLC0415
+    from authz.sidecar.trust_page import TrustPage  # noqa: PLC0415
+
+    page = TrustPage(shared.trust)
+    bundles = TrustFiles(settings.identity_directory or "", own=identity.trust_domain, last=page())
+    bundles.read()
+    return bundles, WrittenTrust(page)

@@ -18,6 +18,8 @@ from authz.identity.x509_svid import MAX_CERTIFICATE_BYTES, x509_svid_from_pem
 from authz.sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
+    from authz.identity.spiffe_id import TrustDomain
+    from authz.policy.index import PolicyIndex
     from authz.sidecar.in_force import InForce
 
 FILE_NAME: Final = "svid.pem"
@@ -32,11 +34,18 @@ class ServiceIdentity:
     def __init__(self, *, service: str, in_force: InForce) -> None:
         self._service = service
         self._in_force = in_force
+        self._found: tuple[PolicyIndex | None, VerifiedIdentity | None] = (None, None)
 
     def __call__(self) -> VerifiedIdentity | None:
-        """Give the identity, None where the set has no such Service or no exact identity of it."""
+        """Give the identity, None where the set has no such Service or no exact identity of it; one object a set."""
         index = self._in_force.policy.index
-        identity = None if index is None else index.service_identity(self._service)
+        found = self._found
+        if found[0] is not index:
+            found = self._found = (index, None if index is None else self._identity(index))
+        return found[1]
+
+    def _identity(self, index: PolicyIndex) -> VerifiedIdentity | None:
+        identity = index.service_identity(self._service)
         if identity is None:
             return None
         return VerifiedIdentity(spiffe_id=identity, serial="", not_before_ns=0, not_after_ns=_FOREVER_NS)
@@ -69,6 +78,11 @@ class FileIdentity:
             not_after_ns=svid.not_after_ns,
         )
         return self._identity
+
+    def trust_domain(self) -> TrustDomain:
+        """Give the trust domain of the identity as it is now; it has been read before."""
+        identity = self() or self.read()
+        return identity.spiffe_id.trust_domain
 
     def __call__(self) -> VerifiedIdentity | None:
         """Give the identity as the file had it at most a second ago."""

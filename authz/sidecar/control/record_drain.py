@@ -5,11 +5,15 @@ written and where the file ends; a drain that was killed in between is followed 
 that place, and takes it for written. Where that cannot be read (a pipe, a file that has gone) a record may come twice.
 
 What the disk refuses stays in its ring and is tried again: records are lost only when a ring is full, and counted.
+
+Control's own records (of handshakes that failed) are written in between. They wait in control's memory and end with
+it, and never stand within another record's line.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _KIND_BYTES: Final = 1
+#: lines of control's own that wait for the disk; more come only while it takes nothing
+_MOST_OWN_LINES: Final = 1000
 _NOTHING, _DEVICE, _INODE, _SIZE = range(4)
 
 
@@ -77,12 +83,26 @@ class RecordDrain:
         #: the ring whose oldest record is partly in the file that was opened so-manieth, and how much of it
         self._partly: tuple[int, int, int] | None = None
         self._opened = 0
+        #: control's own lines, and how much of the first one is in the file that was opened so-manieth
+        self._own: deque[bytes] = deque()
+        self._own_partly: tuple[int, int] | None = None
+        #: control's own lines that found no room
+        self.own_lost = 0
         if log is not None:
             self._recover(log)
 
+    def put(self, line: bytes) -> None:
+        """Have a line of control's own written, its line end included; one that finds no room is counted."""
+        if len(self._own) < _MOST_OWN_LINES:
+            self._own.append(line)
+        else:
+            self.own_lost += 1
+
     def drain(self) -> bool:
         """Write what there is, at most a batch of each ring; gives whether any of it could be dealt with."""
-        moved = False
+        moved = self._log is not None and self._partly is None and self._write_own(self._log)
+        if self._own_partly is not None:
+            return moved
         for number, ring in self._in_order():
             if ring.is_empty:
                 continue
@@ -101,13 +121,35 @@ class RecordDrain:
 
     @property
     def is_empty(self) -> bool:
-        """Whether all rings are empty."""
-        return all(ring.is_empty for ring in self._rings)
+        """Whether everything that was recorded is written."""
+        return not self._own and all(ring.is_empty for ring in self._rings)
 
     def _in_order(self) -> list[tuple[int, RingConsumer]]:
         """Give the rings; the one whose record is partly written comes first, as its line must be ended first."""
         first = -1 if self._partly is None else self._partly[0]
         return sorted(enumerate(self._rings), key=lambda one: one[0] != first)
+
+    def _write_own(self, log: DecisionLog) -> bool:
+        """Write control's own lines, as many as are taken; one that was begun in this file is ended first."""
+        if not self._own:
+            return False
+        begun = 0
+        if self._own_partly is not None and self._own_partly[0] == log.opened:
+            begun = self._own_partly[1]
+        ahead = b""
+        if self._opened != log.opened:
+            ahead = b"\n" if not begun and log.ends_within_a_line() else b""
+        text = ahead + b"".join(self._own)[begun:]
+        taken = log.write(text)
+        if taken:
+            self._opened = log.opened
+        written = begun + max(0, taken - len(ahead))
+        moved = False
+        while self._own and len(self._own[0]) <= written:
+            written -= len(self._own.popleft())
+            moved = True
+        self._own_partly = (log.opened, written) if written else None
+        return moved
 
     def _write(self, log: DecisionLog, number: int, ring: RingConsumer, entries: list[Entry]) -> bool:
         begun = self._begun(log, number)

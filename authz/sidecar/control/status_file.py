@@ -12,6 +12,7 @@ from authz.sidecar.control.replaced_file import replace_file
 from authz.sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from authz.sidecar.in_force import PolicyInForce
@@ -26,6 +27,15 @@ class StatusFile:
 
     `pid` is the process that is told to end. Ready means that the sidecar listens and has a usable set; a sidecar with
     a stale set is ready. Without a state folder nothing is written.
+
+    Where the identity has a source there is "identity" besides: {"source", "spiffe_id": str|null, "not_after":
+    RFC 3339|null, "stale": bool, "lag": seconds, "fault": str|null, "sds_fault": str|null}. `stale`: the source has
+    said nothing new for `lag` seconds while it should; what it said last is used until `not_after`. Then, and before
+    the first SVID, the sidecar is not ready. `sds_fault` is what Envoy says against the secrets that it was given last.
+
+    Where the sidecar follows federated bundles there is "federation": [{"trust_domain", "origin": file|endpoint|null,
+    "sequence": int|null, "last_success": RFC 3339|null, "endpoint_error": str|null, "file_error": str|null,
+    "next_poll": RFC 3339|null}], one for each trust domain that the set federates.
     """
 
     def __init__(self, *, service: str, state: Path | None, pid: int) -> None:
@@ -33,11 +43,19 @@ class StatusFile:
         self._path = None if state is None else state / FILE_NAME
         self._pid = pid
 
-    def write(self, *, ready: bool, revision: str | None, faults: tuple[str, ...]) -> None:
+    def write(
+        self,
+        *,
+        ready: bool,
+        revision: str | None,
+        faults: tuple[str, ...],
+        identity: Mapping[str, object] | None = None,
+        federation: Sequence[Mapping[str, object]] | None = None,
+    ) -> None:
         """Replace the file; one that cannot be written is logged."""
         if self._path is None:
             return
-        status = {
+        status: dict[str, object] = {
             "pid": self._pid,
             "service": self._service,
             "ready": ready,
@@ -45,6 +63,10 @@ class StatusFile:
             "stale": bool(faults),
             "faults": list(faults),
         }
+        if identity is not None:
+            status["identity"] = dict(identity)
+        if federation is not None:
+            status["federation"] = [dict(one) for one in federation]
         try:
             replace_file(self._path, json.dumps(status).encode())
         except SidecarError as error:
@@ -79,10 +101,12 @@ class StatusReport:
             say_status(ready=ready, revision=revision, stale=bool(faults))
 
 
-def say_status(*, ready: bool, revision: str | None, stale: bool) -> None:
+def say_status(*, ready: bool, revision: str | None, stale: bool, has_identity: bool = True) -> None:
     """Tell who started the sidecar how it stands."""
     if ready:
         newer = ", newer files cannot be used" if stale else ""
         notify(f"READY=1\nSTATUS=revision {(revision or 'none')[:12]} is in force{newer}")
+    elif revision is not None and not has_identity:
+        notify("STATUS=no identity yet, or none any more: what this workload calls is denied")
     else:
         notify("STATUS=no usable policy set: every call is denied")

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from authz.decision import Reason
 from authz.policy.asked_call import AskedCallError
 from authz.policy.policy_test import directory_of
 from authz.policy.recorded_call import RecordedCall, recorded_call_from_json
+from authz.records.failed_handshake import FailedHandshake, handshake_line
 from tests.support.policy_sets import MIXED, parsed
 
 DIRECTORIES = [directory_of(parsed(*MIXED))]
@@ -22,7 +24,9 @@ RECORD: dict[str, Any] = {
 
 
 def read(caller: dict[str, Any]) -> RecordedCall:
-    return recorded_call_from_json(json.dumps({**RECORD, "caller": caller}).encode(), DIRECTORIES, 0)
+    recorded = recorded_call_from_json(json.dumps({**RECORD, "caller": caller}).encode(), DIRECTORIES, 0)
+    assert recorded is not None
+    return recorded
 
 
 def test_a_call_that_another_workload_presented_is_made_again_as_presented() -> None:
@@ -45,3 +49,9 @@ def test_a_call_with_a_spiffe_id_is_not_proven_by_a_certificate() -> None:
 def test_a_presenter_that_is_no_spiffe_id_is_refused() -> None:
     with pytest.raises(AskedCallError, match="nobody"):
         read({"identity": "spiffe://shop.example/a", "presented_by": "nobody"})
+
+
+def test_a_handshake_that_failed_is_nobodys_call() -> None:
+    handshake = FailedHandshake(time_ns=0, address="192.0.2.7:1", failure="no tls", reason=Reason.UNIDENTIFIED)
+    line = handshake_line(handshake, decision_id="1", sidecar="catalog", revision="r")
+    assert recorded_call_from_json(line, DIRECTORIES, 0) is None

@@ -50,8 +50,8 @@ def token(payload: bytes) -> bytes:
     ],
 )
 def test_what_any_reader_could_take_for_a_workloads_token_is_one(value: bytes) -> None:
-    assert names_a_workload([("accept", b"*/*"), ("authorization", value)])
-    assert names_a_workload([("authorization", b"Basic YTpi"), ("authorization", value)])
+    assert names_a_workload([value])
+    assert names_a_workload([b"Basic YTpi", value])
 
 
 @pytest.mark.parametrize(
@@ -75,21 +75,22 @@ def test_what_any_reader_could_take_for_a_workloads_token_is_one(value: bytes) -
     ],
 )
 def test_any_other_token_is_the_apps_own(value: bytes) -> None:
-    assert not names_a_workload([("authorization", value), ("x-token", b"Bearer " + token(WORKLOAD))])
+    assert not names_a_workload([value])
+    assert not names_a_workload([b"Basic YTpi", value])
 
 
 @given(value=st.binary(max_size=200), payload=st.binary(max_size=200))
 def test_any_bytes_are_judged(value: bytes, payload: bytes) -> None:
     for each in (value, b"Bearer " + value, b"Bearer " + token(payload), b"Bearer a." + value):
-        assert names_a_workload([("authorization", each)]) in {True, False}
+        assert names_a_workload([each]) in {True, False}
 
 
 @given(claims=st.dictionaries(st.text(max_size=8), st.text(max_size=8) | st.integers() | st.none(), max_size=4))
 def test_a_token_is_judged_by_its_subject(claims: dict[str, str | int | None]) -> None:
     value = b"Bearer " + token(json.dumps({**claims, "sub": "spiffe://shop.example/a"}).encode())
-    assert names_a_workload([("authorization", value)])
+    assert names_a_workload([value])
     claims.pop("sub", None)
-    assert not names_a_workload([("authorization", b"Bearer " + token(json.dumps(claims).encode()))])
+    assert not names_a_workload([b"Bearer " + token(json.dumps(claims).encode())])
 
 
 # --- in front of a decision

@@ -129,6 +129,10 @@ def test_the_messages_are_envoys_own() -> None:
         "HeaderMap": base_pb2.HeaderMap,
         "HeaderValue": base_pb2.HeaderValue,
         "Entry": attribute_context_pb2.AttributeContext.HttpRequest.HeadersEntry,
+        "UnreadCheckRequest": external_auth_pb2.CheckRequest,
+        "UnreadAttributeContext": attribute_context_pb2.AttributeContext,
+        "UnreadRequest": attribute_context_pb2.AttributeContext.Request,
+        "UnreadHttpRequest": attribute_context_pb2.AttributeContext.HttpRequest,
     }
     assert set(FIELDS) == set(envoys)
     for message, fields in FIELDS.items():

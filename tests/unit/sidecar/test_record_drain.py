@@ -147,3 +147,74 @@ def test_without_a_log_rings_are_emptied_all_the_same(rings: Rings) -> None:
     assert drain.drain()
     assert drain.is_empty
     assert not rings.path.exists()
+
+
+def test_lines_of_controls_own_are_written_between_the_rings_records(rings: Rings) -> None:
+    drain = rings.drain()
+    drain.put(b"own\n")
+    rings.put(*LINES[:2])
+    assert not drain.is_empty
+    assert drain.drain()
+    assert drain.is_empty
+    assert sorted(rings.path.read_bytes().splitlines(keepends=True)) == sorted([b"own\n", *LINES[:2]])
+
+
+class Reluctant(DecisionLog):
+    """A log that takes only so many bytes of each write."""
+
+    def __init__(self, path: str, *takes: int) -> None:
+        super().__init__(path)
+        self.takes = list(takes)
+
+    def write(self, lines: bytes) -> int:
+        return super().write(lines[: self.takes.pop(0)]) if self.takes else super().write(lines)
+
+
+@pytest.mark.parametrize("first", range(12))
+@pytest.mark.parametrize("second", [0, 1, 5])
+def test_no_line_of_controls_own_stands_within_another_however_little_the_disk_takes(
+    rings: Rings, first: int, second: int
+) -> None:
+    drain = RecordDrain(
+        rings=rings.consumers,
+        log=Reluctant(str(rings.path), first, second, 0, second, first),
+        journal=Journal(mmap.mmap(-1, 4096)),
+        line=bytes,
+    )
+    rings.put(*LINES)
+    drain.put(b"own 1\n")
+    drain.put(b"own 2\n")
+    for _ in range(12):
+        drain.drain()
+    drain.put(b"own 3\n")
+    drain.drain()
+    assert drain.is_empty
+    assert sorted(rings.path.read_bytes().splitlines(keepends=True)) == sorted(
+        [b"own 1\n", b"own 2\n", b"own 3\n", *LINES]
+    )
+
+
+def test_a_line_of_controls_own_that_was_begun_in_a_file_that_was_moved_is_written_whole_in_the_next(
+    rings: Rings,
+) -> None:
+    log = Reluctant(str(rings.path), 4)
+    drain = RecordDrain(rings=rings.consumers, log=log, journal=Journal(mmap.mmap(-1, 4096)), line=bytes)
+    drain.put(b"own 1\n")
+    drain.drain()
+    rings.path.rename(rings.path.with_suffix(".1"))
+    log.reopen()
+    rings.put(*LINES[:1])
+    drain.drain()
+    assert rings.path.read_bytes() == b"own 1\n" + LINES[0]
+
+
+def test_lines_of_controls_own_that_no_disk_takes_are_bounded_and_counted(rings: Rings) -> None:
+    drain = RecordDrain(
+        rings=rings.consumers,
+        log=Reluctant(str(rings.path), *([0] * 2000)),
+        journal=Journal(mmap.mmap(-1, 4096)),
+        line=bytes,
+    )
+    for _ in range(1500):
+        drain.put(b"own\n")
+    assert drain.own_lost == 500

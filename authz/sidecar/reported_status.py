@@ -1,0 +1,136 @@
+"""What a sidecar's status file says, read by others: `mesh status` and `doctor`.
+
+A file is another process's word: one that is damaged, or too large, is none. Texts in it come from peers and policy
+files, and are escaped by who shows them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from authz.svid_files import SvidFilesError, read_public_file
+
+FILE_NAME: Final = "status.json"
+#: a status file lists every fault of a policy set
+MAX_STATUS_FILE_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedIdentity:
+    """The identity that a sidecar has from its source; `stale` for `lag_s`: the source says nothing new."""
+
+    source: str
+    spiffe_id: str | None
+    not_after: datetime | None
+    stale: bool
+    lag_s: float
+    fault: str | None
+    sds_fault: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedFederation:
+    """How it stands with one federated trust domain; `origin` None: there is no bundle of it."""
+
+    trust_domain: str
+    origin: str | None
+    sequence: int | None
+    last_success: datetime | None
+    endpoint_error: str | None
+    file_error: str | None
+    next_poll: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedStatus:
+    """A whole status file; `identity` is None without a source, `federation` empty where nothing is followed."""
+
+    pid: int
+    service: str
+    ready: bool
+    revision: str | None
+    stale: bool
+    faults: tuple[str, ...]
+    identity: ReportedIdentity | None = None
+    federation: tuple[ReportedFederation, ...] = ()
+
+
+def reported_status(state: str | Path) -> ReportedStatus | None:
+    """Read the status file in a sidecar's state folder; None where there is none that can be read."""
+    try:
+        content = read_public_file(Path(state, FILE_NAME), max_bytes=MAX_STATUS_FILE_BYTES)
+    except SvidFilesError:
+        return None
+    return status_from_json(content)
+
+
+def status_from_json(content: bytes) -> ReportedStatus | None:
+    """Read what a sidecar has written; None for anything else."""
+    if len(content) > MAX_STATUS_FILE_BYTES:
+        return None
+    try:
+        data = json.loads(content)
+        identity = data.get("identity")
+        return ReportedStatus(
+            pid=_number(data["pid"]),
+            service=_text(data["service"]),
+            ready=data["ready"] is True,
+            revision=_optional(data["revision"]),
+            stale=data["stale"] is True,
+            faults=tuple(map(_text, data["faults"])),
+            identity=None if identity is None else _identity(identity),
+            federation=tuple(map(_federation, data.get("federation", ()))),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return None
+
+
+def _identity(data: Any) -> ReportedIdentity:
+    return ReportedIdentity(
+        source=_text(data["source"]),
+        spiffe_id=_optional(data["spiffe_id"]),
+        not_after=_instant(data["not_after"]),
+        stale=data["stale"] is True,
+        lag_s=float(data["lag"]),
+        fault=_optional(data["fault"]),
+        sds_fault=_optional(data["sds_fault"]),
+    )
+
+
+def _federation(data: Any) -> ReportedFederation:
+    return ReportedFederation(
+        trust_domain=_text(data["trust_domain"]),
+        origin=_optional(data["origin"]),
+        sequence=None if data["sequence"] is None else _number(data["sequence"]),
+        last_success=_instant(data["last_success"]),
+        endpoint_error=_optional(data["endpoint_error"]),
+        file_error=_optional(data["file_error"]),
+        next_poll=_instant(data["next_poll"]),
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _optional(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _instant(value: Any) -> datetime | None:
+    if value is None:
+        return None
+    instant = datetime.fromisoformat(_text(value))
+    return instant.astimezone(UTC) if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
