@@ -11,8 +11,11 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
+from authz.identity.upstream_authority import UpstreamAuthority
 from authz.svid_files import write_svid
 
 if TYPE_CHECKING:
@@ -31,10 +34,14 @@ class MeshAuthorities:
         self._layout = layout
         self._renew_at: dict[str, datetime] = {}
         self._authorities: dict[str, Authority] = {}
+        root = UpstreamAuthority.generate(now, AUTHORITY_LIFETIME)
+        #: certificate and key: a secret, for the issuer
+        self.root_pem = root.to_pem()
         for name, file in layout.bundle_files:
-            authority = Authority.generate(TrustDomain.parse(name), now, AUTHORITY_LIFETIME)
+            upstream = root if name in layout.own_trust_domains else None
+            authority = Authority.generate(TrustDomain.parse(name), now, AUTHORITY_LIFETIME, upstream=upstream)
             self._authorities[name] = authority
-            _write(file, authority.certificate_pem)
+            _write(file, authority.root.public_bytes(Encoding.PEM))
         for third_party in layout.third_parties:
             if third_party.dns_names:
                 _issue_server_certificate(third_party, now)
@@ -49,14 +56,16 @@ class MeshAuthorities:
         return count
 
     def _workloads(self) -> list[tuple[str, SpiffeId]]:
-        workloads = [(one.places.svid_directory, one.identity) for one in self._layout.services]
+        workloads = [(one.places.svid_directory, one.identity) for one in self._layout.services if not one.attested]
         callers = [(one.places.svid_directory, one.identity) for one in self._layout.third_parties]
         return workloads + [(directory, identity) for directory, identity in callers if identity is not None]
 
     def _issue(self, directory: str, identity: SpiffeId, now: datetime) -> None:
         authority = self._authorities[identity.trust_domain.name]
         svid = authority.issue_x509_svid(identity, now, SVID_LIFETIME)
-        write_svid(directory, svid, authority.certificate_pem)
+        others = {each.trust_domain: each.root.public_bytes(Encoding.PEM) for each in self._authorities.values()}
+        own = others.pop(identity.trust_domain)
+        write_svid(directory, svid, own, other_bundles=others)
         self._renew_at[directory] = now + (svid.not_after - now) / 2
 
 

@@ -81,6 +81,15 @@ class Child:
         # The process cannot have been reaped, so it has a mark even if it has ended already.
         self.mark = mark_of(self._process.pid) or ProcessMark(pid=self._process.pid, started=0)
 
+    @property
+    def program(self) -> Program:
+        """What the child runs."""
+        return self._program
+
+    def pidfd(self) -> int | None:
+        """Open the process: a descriptor of the caller's own; None where the child has ended."""
+        return None if self.ended.done() else os.dup(self._pidfd)
+
     async def ready(self) -> bool:
         """Wait until the child serves, or has ended: give whether it serves."""
         serves = asyncio.ensure_future(self._serves())

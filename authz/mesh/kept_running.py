@@ -40,7 +40,11 @@ def restart_delay_s(deaths: int) -> float:
 
 
 class KeptRunning:
-    """A program and the process that runs it now; `changed` is called whenever `mark` or `ready` have changed."""
+    """A program and the process that runs it now.
+
+    `changed` is called whenever `mark` or `ready` have changed, `started` with every new process, before it can have
+    done anything.
+    """
 
     def __init__(
         self,
@@ -49,8 +53,10 @@ class KeptRunning:
         gate: asyncio.Semaphore,
         report: Callable[[str], None],
         changed: Callable[[], None],
+        started: Callable[[Child], None],
     ) -> None:
         self.program = program
+        self._started = started
         self.ready = False
         self._gate = gate
         self._report = report
@@ -108,6 +114,7 @@ class KeptRunning:
 
     def _spawn(self) -> Child:
         self._child = Child(self.program)
+        self._started(self._child)
         self._changed()
         return self._child
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from authz.issuer.registration import registry_of
 from authz.mesh.errors import MeshError
 from authz.mesh.workload_identity import identity_of
 from authz.proxy.spec import ServiceDestination, SidecarSpec, ThirdPartyDestination, ThirdPartyHost, TrustBundle
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from authz.identity.spiffe_id import SpiffeId
+    from authz.issuer.registration import Registry
     from authz.policy.policy_set import PolicySet
     from authz.policy.schema import Service, ThirdParty
     from authz.proxy.addresses import TcpAddress, UnixAddress
@@ -35,8 +37,9 @@ class ServicePlaces:
     admin: UnixAddress
     authz_socket: str
     authz_workers: int
+    access_log_socket: str
+    sds_socket: str
     svid_directory: str
-    svid_secret_file: str
     decision_log: str
     sidecar_state: str
 
@@ -58,10 +61,15 @@ class ThirdPartyPlaces:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceLayout:
-    """One Service of the mesh: its identity, its places, and what its Envoy is to do."""
+    """One Service of the mesh: its identity, its places, and what its Envoy is to do.
+
+    `attested`: its workloads get their identity from the issuer. One that has patterns alone, or whose identity is
+    another trust domain's, has files, which the mesh itself writes.
+    """
 
     name: str
     identity: SpiffeId
+    attested: bool
     places: ServicePlaces
     sidecar: SidecarSpec
 
@@ -82,9 +90,10 @@ class ThirdPartyLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A whole mesh; `bundle_files` gives each trust domain's file, the local one first."""
+    """A whole mesh; `bundle_files` gives each trust domain's file, the own ones first, the local one before them."""
 
     bundle_files: tuple[tuple[str, str], ...]
+    own_trust_domains: tuple[str, ...]
     services: tuple[ServiceLayout, ...]
     third_parties: tuple[ThirdPartyLayout, ...]
 
@@ -94,6 +103,7 @@ class Layout:
             return self
         return Layout(
             bundle_files=self.bundle_files,
+            own_trust_domains=self.own_trust_domains,
             services=tuple(one for one in self.services if one.name in names),
             third_parties=tuple(one for one in self.third_parties if one.name in names),
         )
@@ -113,6 +123,7 @@ def lay_out(
     own and federated; `owner` gives the Service or ThirdParty that an ID belongs to.
     """
     identities = {one.name: _service_identity(one, owner) for one in policy_set.services}
+    registry = registry_of(policy_set)
     bundles = tuple((name, bundle_files[name]) for name in trust_domain_names(policy_set))
     trust_domains = tuple(TrustBundle(trust_domain=name, file=file) for name, file in bundles)
     destinations = tuple(
@@ -127,10 +138,12 @@ def lay_out(
     outside = tuple(_destination(one, third_parties[one.name]) for one in policy_set.third_parties if one.hosts)
     return Layout(
         bundle_files=bundles,
+        own_trust_domains=tuple(trust_domain.name for trust_domain in policy_set.mesh.trust_domains),
         services=tuple(
             ServiceLayout(
                 name=one.name,
                 identity=identities[one.name],
+                attested=_first_issued(registry, one.name) == identities[one.name],
                 places=services[one.name],
                 sidecar=_sidecar(
                     one.name,
@@ -170,6 +183,11 @@ def trust_domain_names(policy_set: PolicySet) -> tuple[str, ...]:
     return tuple(own + [federation.trust_domain.name for federation in mesh.federations])
 
 
+def _first_issued(registry: Registry, service: str) -> SpiffeId | None:
+    found = registry.registrations.get(service)
+    return None if found is None else found.identities[0]
+
+
 def _service_identity(service: Service, owner: Callable[[SpiffeId], str | None]) -> SpiffeId:
     identity = identity_of(service.name, service.identities, owner=owner)
     if identity is None:
@@ -190,13 +208,15 @@ def _sidecar(
         service=name,
         identity=str(identity),
         svid_directory=places.svid_directory,
-        svid_secret_file=places.svid_secret_file,
+        svid_secret_file="",
+        sds_socket=places.sds_socket,
         trust_domains=trust_domains,
         inbound=places.inbound,
         outbound=places.outbound,
         app=places.app,
         admin=places.admin,
         authz_sockets=places.authz_sockets,
+        access_log_socket=places.access_log_socket,
         destinations=destinations,
         third_parties=third_parties,
     )

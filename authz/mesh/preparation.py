@@ -20,13 +20,20 @@ from authz.mesh.layout import (
     lay_out,
     trust_domain_names,
 )
-from authz.mesh.programs import ProgramPlaces, app_program, envoy_program, sidecar_program, stand_in_program
+from authz.mesh.programs import (
+    IssuerPlaces,
+    ProgramPlaces,
+    app_program,
+    envoy_program,
+    issuer_program,
+    sidecar_program,
+    stand_in_program,
+)
 from authz.mesh.state import RunningService, RunningThirdParty
 from authz.policy.index import compile_index
 from authz.proxy.addresses import UnixAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.spec import BUNDLE_FILE, KEY_FILE, SVID_FILE
-from authz.proxy.tls import svid_secret
 from authz.sidecar.settings import default_workers
 
 if TYPE_CHECKING:
@@ -52,6 +59,8 @@ class PreparedMesh:
     """A mesh that only needs to be started, and the authorities that keep its certificates fresh."""
 
     authorities: MeshAuthorities
+    issuer: Program
+    orchestrator_socket: str
     service_programs: tuple[ServicePrograms, ...]
     stand_ins: tuple[Program, ...]
     services: tuple[RunningService, ...]
@@ -75,21 +84,30 @@ def prepare(
     layout = _laid_out(policy_set, state=state, runtime_directory=runtime_directory, ports=ports)
     started = layout.only(only)
     authorities = MeshAuthorities(layout, now=wall_clock())
+    issuer = IssuerPlaces(
+        socket=f"{runtime_directory}/issuer",
+        orchestrator_socket=f"{runtime_directory}/orchestrator",
+        upstream_authority=f"{runtime_directory}/upstream.pem",
+        keys=f"{runtime_directory}/issuer.keys",
+        decision_log=str(state / "refused-workloads.jsonl"),
+    )
+    _write(Path(issuer.upstream_authority), authorities.root_pem.decode("ascii"))
     authorities.renew(wall_clock())
     programs = []
     for service in started.services:
         configuration = state / "envoy" / f"{service.name}.json"
         _write(configuration, sidecar_bootstrap(service.sidecar))
-        _write(Path(service.places.svid_secret_file), svid_secret(service.places.svid_directory))
         programs.append(
             ServicePrograms(
                 app=app_program(service, places),
-                sidecar=sidecar_program(service, places),
+                sidecar=sidecar_program(service, places, issuer_socket=issuer.socket),
                 envoy=envoy_program(service, places, configuration=str(configuration)),
             )
         )
     return PreparedMesh(
         authorities=authorities,
+        issuer=issuer_program(layout, places, issuer),
+        orchestrator_socket=issuer.orchestrator_socket,
         service_programs=tuple(programs),
         stand_ins=tuple(stand_in_program(one, places) for one in started.third_parties if one.dns_names),
         services=_running_services(started),
@@ -109,8 +127,9 @@ def _laid_out(policy_set: PolicySet, *, state: Path, runtime_directory: str, por
             admin=UnixAddress(path=f"{runtime_directory}/{one.name}.admin"),
             authz_socket=f"{runtime_directory}/{one.name}.authz",
             authz_workers=default_workers(),
+            access_log_socket=f"{runtime_directory}/{one.name}.access-log",
+            sds_socket=f"{runtime_directory}/{one.name}.sds",
             svid_directory=path("svids", one.name),
-            svid_secret_file=path("envoy", f"{one.name}.svid.json"),
             decision_log=path("decisions", f"{one.name}.jsonl"),
             sidecar_state=path("sidecars", one.name),
         )

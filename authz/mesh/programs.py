@@ -1,4 +1,4 @@
-"""The command lines of a mesh's processes: apps, sidecars, Envoys and stand-ins."""
+"""The command lines of a mesh's processes: the issuer, apps, sidecars, Envoys and stand-ins."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from authz.mesh.state import Role
 from authz.proxy.spec import KEY_FILE, SVID_FILE
 
 if TYPE_CHECKING:
-    from authz.mesh.layout import ServiceLayout, ThirdPartyLayout
+    from authz.mesh.layout import Layout, ServiceLayout, ThirdPartyLayout
 
 #: -P: a module of the user's current folder must not stand in for one of ours.
 _PYTHON = (sys.executable, "-P", "-m")
+#: whose the programs are that belong to no Service; no Service has a name like this
+MESH = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,17 @@ class ProgramPlaces:
         return f"{self.runtime_directory}/{of}.{role}.notify"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerPlaces:
+    """Where the issuer listens, reads the root that it issues below, and keeps its keys while the mesh runs."""
+
+    socket: str
+    orchestrator_socket: str
+    upstream_authority: str
+    keys: str
+    decision_log: str
+
+
 def app_program(service: ServiceLayout, places: ProgramPlaces) -> Program:
     """Give the echo app of a Service."""
     return Program(
@@ -53,8 +66,45 @@ def app_program(service: ServiceLayout, places: ProgramPlaces) -> Program:
     )
 
 
-def sidecar_program(service: ServiceLayout, places: ProgramPlaces) -> Program:
-    """Give the authz sidecar of a Service."""
+def issuer_program(layout: Layout, places: ProgramPlaces, issuer: IssuerPlaces) -> Program:
+    """Give the issuer of the workloads' identities: it knows them by the mesh that starts them."""
+    own = set(layout.own_trust_domains)
+    federated = [f"{name}={file}" for name, file in layout.bundle_files if name not in own]
+    return Program(
+        of=MESH,
+        role=Role.ISSUER,
+        arguments=(
+            *_PYTHON,
+            "authz",
+            "identity",
+            "serve",
+            "--policies",
+            places.policies,
+            "--socket",
+            issuer.socket,
+            "--orchestrator-socket",
+            issuer.orchestrator_socket,
+            "--orchestrator-is-parent",
+            "--state",
+            issuer.keys,
+            "--upstream-authority",
+            issuer.upstream_authority,
+            "--decision-log",
+            issuer.decision_log,
+            *(word for each in federated for word in ("--federated-bundle", each)),
+        ),
+        log=places.log(MESH, Role.ISSUER),
+        sockets=(issuer.socket, issuer.orchestrator_socket),
+        notify_socket=places.notify_socket(MESH, Role.ISSUER),
+    )
+
+
+def sidecar_program(service: ServiceLayout, places: ProgramPlaces, *, issuer_socket: str) -> Program:
+    """Give the authz sidecar of a Service, and where it gets the Service's identity."""
+    svids = service.places.svid_directory
+    identity = ["--identity", f"files:{svids}"]
+    if service.attested:
+        identity = ["--identity", f"spire:{issuer_socket}", "--svid-files", svids]
     return Program(
         of=service.name,
         role=Role.SIDECAR,
@@ -72,13 +122,16 @@ def sidecar_program(service: ServiceLayout, places: ProgramPlaces) -> Program:
             str(service.places.authz_workers),
             "--decision-log",
             service.places.decision_log,
+            "--access-log-socket",
+            service.places.access_log_socket,
             "--state",
             service.places.sidecar_state,
-            "--identity",
-            f"files:{service.places.svid_directory}",
+            *identity,
+            "--sds-socket",
+            service.places.sds_socket,
         ),
         log=places.log(service.name, Role.SIDECAR),
-        sockets=service.places.authz_sockets,
+        sockets=(*service.places.authz_sockets, service.places.access_log_socket, service.places.sds_socket),
         notify_socket=places.notify_socket(service.name, Role.SIDECAR),
     )
 

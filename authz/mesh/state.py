@@ -26,6 +26,7 @@ class Role(StrEnum):
     ENVOY = "envoy"
     SIDECAR = "sidecar"
     STAND_IN = "stand_in"
+    ISSUER = "issuer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

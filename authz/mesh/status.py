@@ -6,21 +6,17 @@ now, and a sidecar's status file counts only if the living sidecar wrote it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from authz.mesh.envoy_admin import envoy_is_ready_now
 from authz.mesh.errors import NoMeshError
 from authz.mesh.state import MeshState, Role, RunningProcess, RunningService, RunningThirdParty
+from authz.sidecar.reported_status import reported_status
 
 if TYPE_CHECKING:
     from authz.mesh.state_directory import StateDirectory
-
-#: a status file lists every fault of a policy set
-MAX_STATUS_FILE_BYTES: Final = 16 * 1024 * 1024
-_STATUS_FILE = "status.json"
+    from authz.sidecar.reported_status import ReportedIdentity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +31,16 @@ class PolicyStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatus:
-    """One Service; `pids` has the roles of its living processes, `not_ready` those of its parts that do not serve."""
+    """One Service; `pids` has the roles of its living processes, `not_ready` those of its parts that do not serve.
+
+    `identity` is what its sidecar has from its source, None where it has none or says nothing.
+    """
 
     service: RunningService
     pids: dict[str, int]
     policy: PolicyStatus
     not_ready: tuple[str, ...]
+    identity: ReportedIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +61,13 @@ class MeshStatus:
     services: tuple[ServiceStatus, ...]
     third_parties: tuple[ThirdPartyStatus, ...]
     complete: bool
+    issuer: int | None
 
     @property
     def ready(self) -> bool:
         """Whether every process lives, every Envoy is ready and every sidecar has a usable set."""
         waiting = [one.not_ready for one in self.services] + [one.not_ready for one in self.third_parties]
-        return self.complete and not any(waiting)
+        return self.complete and self.issuer is not None and not any(waiting)
 
     @property
     def revision(self) -> str | None:
@@ -82,7 +83,7 @@ class MeshStatus:
             "hub": None,
             "services": [_service_json(one) for one in self.services],
             "third_parties": [_third_party_json(one) for one in self.third_parties],
-            "pids": {"supervisor": self.supervisor},
+            "pids": {"supervisor": self.supervisor} | ({} if self.issuer is None else {"issuer": self.issuer}),
         }
 
 
@@ -101,12 +102,14 @@ def read_mesh(directory: StateDirectory) -> MeshState:
 def mesh_status(state: MeshState) -> MeshStatus:
     """Look at every process of a mesh; takes a second for each Envoy that hangs."""
     found: dict[tuple[str, Role], RunningProcess] = {(one.of, one.role): one for one in state.processes}
+    issuers = [one for one in state.processes if one.role is Role.ISSUER]
     return MeshStatus(
         supervisor=state.supervisor.pid,
         policies=state.policies,
         services=tuple(_service_status(one, found) for one in state.services),
         third_parties=tuple(_third_party_status(one, found) for one in state.third_parties),
         complete=state.laid_out,
+        issuer=next((_pid(one) for one in issuers if one.ready and _lives(one)), None),
     )
 
 
@@ -115,7 +118,7 @@ def _service_status(service: RunningService, found: dict[tuple[str, Role], Runni
     processes = {role: found.get((service.name, role)) for role in roles}
     living = {role: process for role, process in processes.items() if process is not None and _lives(process)}
     sidecar = living.get(Role.SIDECAR)
-    policy = PolicyStatus() if sidecar is None else _policy_status(service.sidecar_state, _pid(sidecar))
+    policy, identity = _said(service.sidecar_state, None if sidecar is None else _pid(sidecar))
     serves = {
         Role.APP: Role.APP in living and living[Role.APP].ready,
         Role.ENVOY: Role.ENVOY in living and envoy_is_ready_now(service.admin.removeprefix("unix:")),
@@ -126,6 +129,7 @@ def _service_status(service: RunningService, found: dict[tuple[str, Role], Runni
         pids={str(role): _pid(process) for role, process in living.items()},
         policy=policy,
         not_ready=tuple(str(role) for role in roles if not serves[role]),
+        identity=identity,
     )
 
 
@@ -150,21 +154,13 @@ def _pid(process: RunningProcess) -> int:
     return 0 if process.mark is None else process.mark.pid
 
 
-def _policy_status(sidecar_state: str, pid: int) -> PolicyStatus:
-    """Read what a sidecar says of its policies; what another process wrote, or what is damaged, does not count."""
-    try:
-        with Path(sidecar_state, _STATUS_FILE).open("rb") as file:
-            data = json.loads(file.read(MAX_STATUS_FILE_BYTES))
-        if data["pid"] != pid:
-            return PolicyStatus()
-        return PolicyStatus(
-            usable=data["ready"] is True,
-            revision=None if data["revision"] is None else str(data["revision"]),
-            stale=data["stale"] is True,
-            faults=tuple(str(fault) for fault in data["faults"]),
-        )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return PolicyStatus()
+def _said(sidecar_state: str, pid: int | None) -> tuple[PolicyStatus, ReportedIdentity | None]:
+    """Read what a sidecar says of itself; what another process wrote, or what is damaged, does not count."""
+    said = reported_status(sidecar_state)
+    if said is None or said.pid != pid:
+        return PolicyStatus(), None
+    policy = PolicyStatus(usable=said.ready, revision=said.revision, stale=said.stale, faults=said.faults)
+    return policy, said.identity
 
 
 def _service_json(status: ServiceStatus) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from authz.identity.errors import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from authz.mesh.status import MeshStatus, ServiceStatus, ThirdPartyStatus
+    from authz.sidecar.reported_status import ReportedIdentity
 
-_HEADINGS = ("NAME", "STATE", "IDENTITY", "INBOUND", "OUTBOUND", "APP", "PIDS")
+_HEADINGS = ("NAME", "STATE", "IDENTITY", "UNTIL", "INBOUND", "OUTBOUND", "APP", "PIDS")
 _SHORT_REVISION = 12
 
 
@@ -18,7 +21,8 @@ def status_table(status: MeshStatus) -> str:
     rows = [_HEADINGS, *map(_service_row, status.services), *map(_third_party_row, status.third_parties)]
     revision = "mixed or unknown" if status.revision is None else status.revision[:_SHORT_REVISION]
     how = "ready" if status.ready else "not ready"
-    first = f"mesh {how}, policies `{status.policies}`, revision {revision}, supervisor {status.supervisor}"
+    issuer = "no issuer" if status.issuer is None else f"issuer {status.issuer}"
+    first = f"mesh {how}, policies `{status.policies}`, revision {revision}, supervisor {status.supervisor}, {issuer}"
     return "\n".join([first, "", *_aligned(rows), *_remarks(status)])
 
 
@@ -26,7 +30,8 @@ def _service_row(one: ServiceStatus) -> tuple[str, ...]:
     service = one.service
     state = _state(one.not_ready, stale=one.policy.stale)
     pids = _pids(one.pids)
-    return (service.name, state, service.identity, service.inbound, service.outbound, service.app, pids)
+    until = _until(one.identity)
+    return (service.name, state, service.identity, until, service.inbound, service.outbound, service.app, pids)
 
 
 def _third_party_row(one: ThirdPartyStatus) -> tuple[str, ...]:
@@ -34,13 +39,20 @@ def _third_party_row(one: ThirdPartyStatus) -> tuple[str, ...]:
     name = f"{third_party.name} (third party)"
     address = third_party.address or "-"
     identity = third_party.identity or "-"
-    return (name, _state(one.not_ready, stale=False), identity, "-", "-", address, _pids(one.pids))
+    return (name, _state(one.not_ready, stale=False), identity, "-", "-", "-", address, _pids(one.pids))
 
 
 def _state(not_ready: tuple[str, ...], *, stale: bool) -> str:
     if not_ready:
         return "waits for " + ", ".join(part.replace("_", "-") for part in not_ready)
     return "stale" if stale else "ready"
+
+
+def _until(identity: ReportedIdentity | None) -> str:
+    """Say until when the SVID is good; one whose source says nothing new is used until then, and not renewed."""
+    if identity is None or identity.not_after is None:
+        return "-"
+    return f"{identity.not_after:%Y-%m-%dT%H:%M:%SZ}{' (stale)' if identity.stale else ''}"
 
 
 def _pids(pids: dict[str, int]) -> str:
@@ -60,3 +72,14 @@ def _remarks(status: MeshStatus) -> Iterator[str]:
         yield ""
         yield "the newest policies are not used, the last good ones stay in force:"
         yield from faults
+    troubles = [
+        f"{one.service.name}: {quoted(fault)}"
+        for one in status.services
+        if one.identity is not None
+        for fault in (one.identity.fault, one.identity.sds_fault)
+        if fault is not None
+    ]
+    if troubles:
+        yield ""
+        yield "identities that are not as they should be:"
+        yield from troubles

@@ -29,6 +29,7 @@ from authz.mesh.errors import MeshError, cause
 from authz.mesh.kept_running import KeptRunning
 from authz.mesh.layout import require_names
 from authz.mesh.mesh_log import MeshLog
+from authz.mesh.orchestration import Orchestration
 from authz.mesh.ports import ReservedPorts
 from authz.mesh.preparation import PreparedMesh, ServicePrograms, prepare
 from authz.mesh.process_mark import mark_of
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Never
 
     from authz.mesh.background import Leash
-    from authz.mesh.child import Program
+    from authz.mesh.child import Child, Program
     from authz.mesh.mesh_log import Listener
     from authz.mesh.settings import MeshSettings
     from authz.policy.policy_set import PolicySet
@@ -134,6 +135,7 @@ class Supervisor:
         self._count = self._served = 0
         self._gate = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._write_soon: asyncio.TimerHandle | None = None
+        self._orchestration: Orchestration | None = None
 
     async def start(self, prepared: PreparedMesh) -> None:
         """Start everything and wait until it serves; raises MeshStartError for the first that does not."""
@@ -142,6 +144,9 @@ class Supervisor:
         )
         self._changed()
         self._count = len(prepared.service_programs) + len(prepared.stand_ins)
+        self._orchestration = Orchestration(prepared.orchestrator_socket, self._listener.progress)
+        await self._start(prepared.issuer)
+        self._keepers.append(asyncio.create_task(self._orchestration.run()))
         services = [self._start_service(one) for one in prepared.service_programs]
         stand_ins = [self._start_stand_in(one) for one in prepared.stand_ins]
         await _all(services + stand_ins)
@@ -167,6 +172,7 @@ class Supervisor:
             ({Role.ENVOY}, _ENVOY_GRACE_S),
             ({Role.APP, Role.STAND_IN}, _APP_GRACE_S),
             ({Role.SIDECAR}, _SIDECAR_GRACE_S),
+            ({Role.ISSUER}, _SIDECAR_GRACE_S),
         ):
             await asyncio.gather(*(one.stop(grace_s=grace_s) for one in self._kept if one.program.role in roles))
         if self._write_soon is not None:
@@ -198,16 +204,24 @@ class Supervisor:
         self._serves(program.of)
 
     async def _start(self, program: Program) -> None:
-        kept = KeptRunning(program, gate=self._gate, report=self._listener.progress, changed=self._changed)
+        kept = KeptRunning(
+            program, gate=self._gate, report=self._listener.progress, changed=self._changed, started=self._has_started
+        )
         self._kept.append(kept)
         await kept.start()
         self._keepers.append(asyncio.create_task(kept.keep()))
+
+    def _has_started(self, child: Child) -> None:
+        if self._orchestration is not None:
+            self._orchestration.started(child)
 
     def _serves(self, name: str) -> None:
         self._served += 1
         self._listener.progress(f"{name} serves ({self._served} of {self._count})")
 
     def _changed(self) -> None:
+        if self._orchestration is not None and any(one.ready for one in self._kept if one.program.role is Role.ISSUER):
+            self._orchestration.issuer_serves()
         if self._write_soon is None:
             self._write_soon = asyncio.get_running_loop().call_later(_WRITE_AFTER_S, self.write_state)
 

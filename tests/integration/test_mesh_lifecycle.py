@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -69,7 +70,7 @@ def get(mesh: LocalMesh, path: str = "/orders/7") -> int | None:
 def test_status_shows_every_part_of_every_service(mesh: LocalMesh) -> None:
     status = mesh.status()
     assert set(status) == {"ready", "revision", "hub", "services", "third_parties", "pids"}
-    assert (status["ready"], status["hub"], list(status["pids"])) == (True, None, ["supervisor"])
+    assert (status["ready"], status["hub"], list(status["pids"])) == (True, None, ["supervisor", "issuer"])
     assert [one["name"] for one in status["services"]] == ["catalog", "gateway", "orders", "payments", "storefront"]
     for one in status["services"]:
         assert set(one) == {
@@ -101,10 +102,23 @@ def test_status_is_a_table_for_people(mesh: LocalMesh) -> None:
     assert shown.returncode == 0
     lines = shown.stdout.splitlines()
     assert lines[0].startswith(f"mesh ready, policies `{mesh.policies}`, revision ")
-    assert lines[2].split() == ["NAME", "STATE", "IDENTITY", "INBOUND", "OUTBOUND", "APP", "PIDS"]
+    assert lines[2].split() == ["NAME", "STATE", "IDENTITY", "UNTIL", "INBOUND", "OUTBOUND", "APP", "PIDS"]
     assert [line.split()[0] for line in lines[3:]] == [
         "catalog", "gateway", "orders", "payments", "storefront", "acme-analytics",
     ]  # fmt: skip
+    for line in lines[3:8]:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line.split()[3])
+    assert f"issuer {mesh.status()['pids']['issuer']}" in lines[0]
+
+
+def test_the_doctor_finds_the_issuer_and_each_identity_of_the_mesh(mesh: LocalMesh) -> None:
+    told = authz("doctor", "--state", str(mesh.state), "-o", "json")
+    assert told.returncode == 0, told.stdout
+    seen = {one["about"]: one for one in json.loads(told.stdout)["observations"]}
+    assert seen["issuer"]["says"] == f"process {mesh.status()['pids']['issuer']}"
+    for one in mesh.status()["services"]:
+        assert seen[f"sidecar {one['name']}"]["level"] == "ok"
+        assert seen[f"identity of {one['name']}"]["says"].startswith(f"{one['identity']}, from ")
 
 
 def test_nothing_secret_can_be_read_by_others(mesh: LocalMesh) -> None:
@@ -249,7 +263,7 @@ def test_down_leaves_nothing_and_may_be_said_twice(tmp_path: Path) -> None:
     assert up.returncode == 0, up.stderr
     assert "mesh: ready after " in up.stdout
     traces = Traces.of(Mesh(str(state)).record(), state)
-    assert len(traces.marks) == 4
+    assert len(traces.marks) == 5  # supervisor, issuer, app, Envoy and sidecar
     assert {mark.pid for mark in traces.marks} <= set(traces.living())
     for said in ("mesh: stopped\n", "mesh: there was none\n"):
         down = authz("mesh", "down", "--state", str(state))

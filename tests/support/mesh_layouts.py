@@ -29,8 +29,9 @@ def laid_out(policy_set: PolicySet, *, state: str = "/state") -> Layout:
                 admin=UnixAddress(path=f"/run/{one.name}.admin"),
                 authz_socket=f"/run/{one.name}.authz",
                 authz_workers=2,
+                access_log_socket=f"/run/{one.name}.access-log",
+                sds_socket=f"/run/{one.name}.sds",
                 svid_directory=f"{state}/svids/{one.name}",
-                svid_secret_file=f"{state}/envoy/{one.name}.svid.json",
                 decision_log=f"{state}/decisions/{one.name}.jsonl",
                 sidecar_state=f"{state}/sidecars/{one.name}",
             )

@@ -87,13 +87,16 @@ def _wrong_caller(stage: Stage) -> Outcome:
 
 def _no_certificate(stage: Stage) -> Outcome:
     asked, refused = stage.decisions("catalog"), stage.failed_handshakes("catalog")
+    told = len(stage.refused_handshakes("catalog"))
     stage.say("(a TLS connection to catalog's inbound port, without a client certificate)")
     stage.say(f"refused: {stage.knock_without_certificate('catalog')}")
     stage.until(lambda: stage.failed_handshakes("catalog") > refused, "the refused handshake to be counted")
+    stage.until(lambda: len(stage.refused_handshakes("catalog")) > told, "its record")
+    stage.say(f"recorded: {stage.refused_handshakes('catalog')[-1]}")
     reached = stage.decisions("catalog") - asked
     return Outcome(
-        expected="handshake refused and counted; checks asked: 0",
-        came=f"handshake refused and counted; checks asked: {reached}",
+        expected="handshake refused, counted and recorded; checks asked: 0",
+        came=f"handshake refused, counted and recorded; checks asked: {reached}",
     )
 
 

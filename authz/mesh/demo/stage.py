@@ -10,7 +10,7 @@ import ssl
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from authz.mesh.calls.call import CallAnswer, MeshCall
 from authz.mesh.envoy_admin import envoy_counters
@@ -81,12 +81,23 @@ class Stage:
 
     def decisions(self, service: str) -> int:
         """Count the decisions that a Service's sidecar has made, once no more are being written."""
-        path = Path(self.service(service).decision_log)
         count = -1
-        while (now := path.read_bytes().count(b"\n")) != count:
+        while (now := sum("handshake" not in one for one in self._records(service))) != count:
             count = now
             time.sleep(_SETTLED_S)
         return count
+
+    def refused_handshakes(self, service: str) -> list[str]:
+        """Give what the decision log of a Service says of handshakes that failed, oldest first."""
+        return [
+            f"{one['reason']}: {one['handshake']['failure']}, from {one['caller']['address']}"
+            for one in self._records(service)
+            if "handshake" in one
+        ]
+
+    def _records(self, service: str) -> list[dict[str, Any]]:
+        lines = Path(self.service(service).decision_log).read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines]
 
     def failed_handshakes(self, service: str) -> int:
         """Count the TLS handshakes that a Service's Envoy has refused."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from authz.mesh.child import Child
+
 _SAYS_READY = """
 import os, signal, socket, sys
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
@@ -41,6 +43,7 @@ class _Watched:
     def __init__(self, tmp_path: Path, code: str) -> None:
         self.changed = asyncio.Condition()
         self.said: list[str] = []
+        self.started: list[Child] = []
         self.kept = KeptRunning(
             Program(
                 of="orders",
@@ -52,6 +55,7 @@ class _Watched:
             gate=asyncio.Semaphore(1),
             report=self.said.append,
             changed=self._wake,
+            started=self.started.append,
         )
         self._wakers: set[asyncio.Task[None]] = set()
 
@@ -109,7 +113,9 @@ def test_a_program_that_ends_before_it_is_ready_is_an_error_with_its_last_words(
 def test_a_program_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     async def story() -> None:
         program = Program(of="x", role=Role.ENVOY, arguments=("/no/such/envoy",), log=str(tmp_path / "log"))
-        kept = KeptRunning(program, gate=asyncio.Semaphore(1), report=lambda _: None, changed=lambda: None)
+        kept = KeptRunning(
+            program, gate=asyncio.Semaphore(1), report=lambda _: None, changed=lambda: None, started=lambda _: None
+        )
         with pytest.raises(MeshError, match="cannot be started: no such file"):
             await kept.start()
         await kept.stop(grace_s=0)

@@ -127,7 +127,8 @@ def test_every_part_has_a_place_of_its_own() -> None:
             one.places.outbound,
             one.places.admin,
             one.places.authz_socket,
+            one.places.access_log_socket,
         )
     ] + [str(one.places.address) for one in layout.third_parties]
-    assert len(places) == 11 * 5 + 4
+    assert len(places) == 11 * 6 + 4
     assert len(set(places)) == len(places)
