@@ -18,7 +18,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help install demo test test-peers check bench bench-engine proof proof-http2 fuzz format lock clean
+.PHONY: help install demo test test-peers test-built-peers check bench bench-engine proof proof-http2 fuzz format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | \
@@ -47,6 +47,16 @@ test: $(STAMP) ## run every test, with real Envoys (T=tests/unit runs a part)
 PEERS := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible \
 	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4 github.com/bojand/ghz/cmd/ghz@v0.93.0
 
+# SPIRE's own go.sum stands behind tests/tools/spire/go.sum: the checksum database lacks some of its dependencies.
+SPIRE := github.com/spiffe/spire/cmd/spire-server github.com/spiffe/spire/cmd/spire-agent
+
+.cache/peers/.spire: tests/tools/spire/go.mod tests/tools/spire/go.sum
+	@command -v go >/dev/null || { echo 'make: test-peers needs a recent Go to build SPIRE; see go.dev/dl' >&2; exit 1; }
+	@echo 'make: building spire-server and spire-agent into .cache/peers; 6-15 minutes the first time'
+	@mkdir -p .cache/peers
+	@cd tests/tools/spire && GOFLAGS=-modcacherw go build -o $(CURDIR)/.cache/peers/ $(SPIRE)
+	@touch $@
+
 .cache/peers/.installed: Makefile
 	@command -v go >/dev/null || { echo 'make: test-peers needs a recent Go to build h2spec, grpcurl and ghz; see go.dev/dl' >&2; exit 1; }
 	@echo 'make: building h2spec, grpcurl and ghz into .cache/peers; 1-2 minutes'
@@ -54,7 +64,17 @@ PEERS := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible \
 	@for peer in $(PEERS); do GOBIN=$(CURDIR)/.cache/peers GOFLAGS=-modcacherw go install $$peer || exit 1; done
 	@touch $@
 
-test-peers: $(STAMP) .cache/peers/.installed ## test HTTP/2 against h2spec, grpcurl and ghz (needs Go)
+# A client of the Workload API that is not ours, at the versions of its go.sum.
+GOSPIFFE := tests/tools/gospiffe
+.cache/peers/gospiffe: $(GOSPIFFE)/main.go $(GOSPIFFE)/go.mod $(GOSPIFFE)/go.sum
+	@command -v go >/dev/null || { echo 'make: test-peers needs a recent Go to build a client with go-spiffe; see go.dev/dl' >&2; exit 1; }
+	@mkdir -p .cache/peers
+	@cd $(GOSPIFFE) && GOFLAGS=-modcacherw go build -o $(CURDIR)/$@ .
+
+test-peers: $(STAMP) .cache/peers/.installed .cache/peers/.spire .cache/peers/gospiffe ## test against h2spec, grpcurl, ghz, SPIRE, go-spiffe (needs Go)
+	@$(MAKE) --no-print-directory test-built-peers
+
+test-built-peers: $(STAMP)
 	@$(BIN)/python -m pytest -m peers tests/integration
 
 check: $(STAMP) ## lint, format, types and import directions

@@ -33,7 +33,10 @@ _COMMANDS = {
     "sidecar": ("authz.cli.sidecar", "run the ext_authz server beside one Envoy"),
     "mesh": ("authz.cli.mesh", "run every Service of a policy folder on this machine, behind real Envoys"),
     "envoy": ("authz.cli.envoy", "print the Envoy bootstrap of one Service's sidecar"),
-    "svid": ("authz.cli.svid", "issue and show X.509-SVIDs of a local authority"),
+    "identity": ("authz.cli.identity", "issue identities to attested workloads: a SPIFFE Workload API"),
+    "svid": ("authz.cli.svid", "issue SVIDs of a local authority; show and verify SVIDs of any"),
+    "bundle": ("authz.cli.bundle", "show trust bundles and put them in their place"),
+    "doctor": ("authz.cli.doctor", "say what is missing on this machine, or wrong with an identity, and what to do"),
 }
 
 

@@ -171,7 +171,9 @@ def _replay(given: argparse.Namespace, old: _Source, new: _Source, waiting: _Wai
             if number % _LINES_BETWEEN == 0:
                 waiting.begins(f"asked {number} recorded calls")
             try:
-                replay.add(recorded_call_from_json(line, directories, now_ns))
+                recorded = recorded_call_from_json(line, directories, now_ns)
+                if recorded is not None:
+                    replay.add(recorded)
             except AskedCallError as error:
                 bad += 1
                 if bad <= MAX_BAD_LINES:

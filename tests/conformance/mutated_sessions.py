@@ -21,6 +21,7 @@ from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
+from uuid import UUID
 
 from cryptography import x509
 from envoy.service.auth.v3 import external_auth_pb2
@@ -181,7 +182,7 @@ class Damage:
         return check_request(
             method=method,
             path=path,
-            headers=(("accept", b"*/*"), ("x-request-id", generator.randbytes(8).hex().encode())),
+            headers=(("accept", b"*/*"), ("x-request-id", str(UUID(bytes=generator.randbytes(16))).encode())),
             certificate_pem=b"" if caller is None else pem(leaf([URI(caller)])),
             extensions={"service": SERVICE},
         ).SerializeToString()

@@ -7,25 +7,50 @@ hypothesis, and by the corpus (`test_corpus.py`).
 from __future__ import annotations
 
 import json
+import re
 from base64 import encodebytes, urlsafe_b64decode, urlsafe_b64encode
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.auth.v3 import external_auth_pb2
+from google.protobuf.message import DecodeError
 
 from authz.decision import Verdict
 from authz.errors import AuthzError
-from authz.identity.spiffe_id import SpiffeId
+from authz.federation.bundle_file import bundle_from_document
+from authz.federation.endpoint_url import endpoint_url, redirected_url
+from authz.federation.kept_bundles import kept_bundle
+from authz.identity.base64url import base64url
+from authz.identity.bundle import Bundle, bundle_from_der, bundle_from_json, bundle_from_pem, jwt_bundle_from_json
+from authz.identity.jwt_svid import LEEWAY_NS, verify_jwt_svid
+from authz.identity.spiffe_id import SpiffeId, TrustDomain
+from authz.identity.trust import Trust
 from authz.identity.verification import PeerVerification, Unidentified
+from authz.identity.x509_chain import chain_from_pem, verify_x509_svid
 from authz.instant import NS_PER_MS, rfc3339_from_ns
+from authz.issuer.attestor.container_evidence import (
+    container_facts,
+    container_ids,
+    container_membership,
+    is_as_selected,
+    repository_digests,
+)
+from authz.issuer.errors import AttestationError
 from authz.policy.asked_call_json import asked_call_from_json
 from authz.policy.document import SourceFile
 from authz.policy.errors import PolicySetFaults
 from authz.policy.evaluation import evaluate
+from authz.policy.evidence_fields import Container
 from authz.policy.host import is_well_formed, parse_service_host, requested_host
 from authz.policy.identity_pattern import IdentityPattern, IdentityTable
 from authz.policy.index import PolicyIndex, compile_index
@@ -36,6 +61,7 @@ from authz.policy.revocation import parse_revocation
 from authz.policy.route import GrpcMethod, PathShape, PathTemplate, parse_method, path_segments
 from authz.policy.segment_trie import SegmentTrie
 from authz.policy.window import HORIZON_NS, parse_instant_ns
+from authz.records.failed_handshake import handshake_line
 from authz.records.record_lines import RecordLines
 from authz.request import Call, Direction
 from authz.sidecar.check.bearer import MAX_TOKEN_BYTES, names_a_workload
@@ -43,10 +69,11 @@ from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.http2.frames import HEADER_BYTES
 from authz.sidecar.check.http2.health import NOT_SERVING, SERVING
 from authz.sidecar.check.http2.limits import MAX_FRAME_BYTES
+from authz.sidecar.control.access_log_receiver import AccessLogReceiver, FailedHandshakes
 from authz.sidecar.in_force import InForce, PolicyInForce
 from tests.conformance import reference
 from tests.support import http2_frames
-from tests.support.certificates import NOW_NS, SPIFFE_ID, leaf, pem
+from tests.support.certificates import NOW, NOW_NS, SPIFFE_ID, key_usage, leaf, pem
 from tests.support.check_request import check_request
 from tests.support.decision_record import unpack_decision
 from tests.support.http2_peer import LARGE_ANSWER, Peer
@@ -54,7 +81,11 @@ from tests.support.http2_peer import LARGE_ANSWER, Peer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from authz.identity.public_key import PublicKey
     from authz.identity.verification import VerifiedIdentity
+
+#: as its module says
+MAX_HANDSHAKE_LINE_BYTES: Final = 6 * 1024
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -406,7 +437,7 @@ def bearer(data: bytes) -> None:
     """Whatever a strict reader of tokens takes for one of a workload is one; nothing else is found in plain text."""
     payload = urlsafe_b64encode(data).rstrip(b"=")
     for value in (data, b"Bearer e30." + payload + b".c2ln"):
-        found = names_a_workload([("authorization", value)])
+        found = names_a_workload([value])
         assert not found or b"." in value or len(value) > MAX_TOKEN_BYTES
         assert found or not _is_strictly_a_workloads(value)
 
@@ -438,9 +469,104 @@ def certificate(data: bytes) -> None:
         assert found.not_before_ns <= NOW_NS <= found.not_after_ns
 
 
+# --- SVIDs and bundles
+
+SHOP: Final = TrustDomain(name="shop.example")
+
+
+@cache
+def authority() -> tuple[ec.EllipticCurvePrivateKey, Trust]:
+    """Give a key that is the same in each run, so that a corpus can hold what it has signed, and who trusts it."""
+    key = ec.derive_private_key(0x5EED, ec.SECP256R1())
+    certificate = _fuzzed_authority(key)
+    keys: dict[str, PublicKey] = {"one": key.public_key()}
+    return key, Trust.of([Bundle(trust_domain=SHOP, x509_authorities=(certificate,), jwt_authorities=keys)])
+
+
+def _fuzzed_authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fuzzed")])
+    return (
+        x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key(), serial_number=1)
+        .not_valid_before(NOW - timedelta(days=1))
+        .not_valid_after(NOW + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(key_usage("key_cert_sign"), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def x509_chain(data: bytes) -> None:
+    """Certificates are refused, or the authority has signed the leaf; the certificates are PEM, or DER in hex lines."""
+    _, trust = authority()
+    chain = parsed_or_refused(chain_from_pem, data)
+    if chain is None:
+        chain = tuple(bytes.fromhex(line) for line in text_of(data).split("\n")[:MAX_LINES] if _HEX.fullmatch(line))
+    svid = parsed_or_refused(lambda given: verify_x509_svid(given, trust, NOW), chain)
+    if svid is not None:
+        assert svid.spiffe_id.trust_domain == SHOP
+        assert svid.not_before_ns <= NOW_NS <= svid.not_after_ns
+        leaf = x509.load_der_x509_certificate(chain[0])
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.UniformResourceIdentifier) == [str(svid.spiffe_id)]
+
+
+def jwt_svid(data: bytes) -> None:
+    """A token of any header and claims, truly signed, is refused or says what a plain reader reads in it."""
+    key, trust = authority()
+    header, _, claims = data.partition(b"\n")
+    signed = f"{base64url(header)}.{base64url(claims)}".encode()
+    r, s = decode_dss_signature(key.sign(signed, ec.ECDSA(hashes.SHA256())))
+    content = signed + b"." + base64url(r.to_bytes(32, "big") + s.to_bytes(32, "big")).encode()
+    parsed_or_refused(lambda given: verify_jwt_svid(given, trust, "catalog", NOW_NS), data)
+    svid = parsed_or_refused(lambda given: verify_jwt_svid(given, trust, "catalog", NOW_NS), content)
+    if svid is not None:
+        said = json.loads(claims)
+        assert set(json.loads(header)) <= {"alg", "kid", "typ"}
+        assert json.loads(header)["alg"] == "ES256"
+        assert said["sub"] == str(svid.spiffe_id)
+        assert svid.spiffe_id.trust_domain == SHOP
+        assert "catalog" in svid.audience
+        assert said["aud"] in ("catalog", list(svid.audience))
+        assert svid.expires_ns + LEEWAY_NS > NOW_NS
+
+
+def trust_bundle(data: bytes) -> None:
+    """Any bytes are a bundle, which is the same after it was written and read, or no bundle."""
+    for read in (bundle_from_json, jwt_bundle_from_json, bundle_from_pem, bundle_from_der):
+        bundle = parsed_or_refused(lambda given, read=read: read(given, SHOP), data)
+        if bundle is not None:
+            assert bundle_from_json(bundle.to_json(), SHOP) == bundle
+            assert bundle_from_der(bundle.x509_der, SHOP).x509_authorities == bundle.x509_authorities
+            assert jwt_bundle_from_json(bundle.to_jwks(), SHOP).jwt_authorities == bundle.jwt_authorities
+            assert all(each.isprintable() for each in bundle.ignored)
+
+
+_HEX: Final = re.compile("(?:[0-9a-f]{2})+")
+
+
 # --- the check path's HTTP/2
 
 CONTENT: Final = http2_frames.message(b"asked")
+
+
+def endpoint_location(data: bytes) -> None:
+    """Where a redirect leads is refused, or is an https URL without userinfo to every reader, and the same again."""
+    found = parsed_or_refused(lambda text: redirected_url(endpoint_url("https://a.example/x/y"), text), text_of(data))
+    if found is not None:
+        other = urlsplit(str(found))
+        assert (other.scheme, other.hostname, "@" in other.netloc) == ("https", found.raw_host, False)
+        assert (other.port or 443) == found.port
+        assert endpoint_url(str(found)) == found
+
+
+def federated_bundle(data: bytes) -> None:
+    """An operator's file, and a copy that was kept, are refused or a bundle of the trust domain that was asked for."""
+    bundle = parsed_or_refused(lambda content: bundle_from_document(content, SHOP), data)
+    assert bundle is None or bundle.trust_domain == SHOP
+    kept = parsed_or_refused(lambda content: kept_bundle(content, SHOP), data)
+    if kept is not None:
+        assert kept.bundle == bundle_from_json(kept.document, SHOP)
+        assert kept.fetched.tzinfo is not None
 
 
 def _heard_of(peer: Peer) -> None:
@@ -487,10 +613,42 @@ def http2_headers(data: bytes) -> None:
     _heard_of(knowing)
 
 
+def access_log(content: bytes) -> None:
+    """What Envoy tells of connections gives records of one short line each, whatever whoever connected put into it."""
+    try:
+        message = als_pb2.StreamAccessLogsMessage.FromString(content)
+    except DecodeError:
+        return
+    heard = FailedHandshakes()
+    AccessLogReceiver("", connections=heard.add).take(message)
+    for handshake in heard.take()[0]:
+        line = handshake_line(handshake, decision_id="d", sidecar="s", revision="r")
+        assert len(line) < MAX_HANDSHAKE_LINE_BYTES
+        assert all(0x20 <= byte < 0x7F for byte in line[:-1])
+        written = json.loads(line)
+        assert (written["decision"], written["caller"]["identity"]) == ("deny", None)
+
+
+def container(content: bytes) -> None:
+    """What a kernel or an engine says of a container is read or refused, and proves nothing that it does not say."""
+    try:
+        membership = container_membership(content)
+        assert membership is None or membership.container_id.encode() in content
+    except AttestationError:
+        pass
+    for read in (container_ids, repository_digests):
+        with suppress(AttestationError):
+            read(content)
+    with suppress(AttestationError):
+        facts = container_facts(content)
+        assert not is_as_selected(Container(labels={"no such": "label of a container that is fuzzed"}), facts, ())
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     each.__name__: each
     for each in (
         loader, documents, window, path, pattern, identity, host, instant, asked_call, check_bytes, check_call,
-        certificate, bearer, http2_session, http2_headers,
+        certificate, bearer, x509_chain, jwt_svid, trust_bundle, http2_session, http2_headers, access_log, container,
+        endpoint_location, federated_bundle,
     )
 }  # fmt: skip

@@ -17,7 +17,7 @@ from authz.policy.asked_call import AskedCall, AskedCallError
 from authz.policy.asked_call_json import asked_call_from_json
 from authz.policy.document import SourceFile
 from authz.policy.errors import PolicySetFaults
-from authz.policy.evaluation import evaluate
+from authz.policy.evaluation import evaluate, steady_until_ns
 from authz.policy.finding import LintCode
 from authz.policy.index import compile_index
 from authz.policy.lint import lint
@@ -250,6 +250,28 @@ class TestValidUntil:
             for edge_ns in window_edges_ns(policy_set, now_ns):
                 if until_ns is None or edge_ns < until_ns:
                     assert evaluate(index, call, edge_ns).verdict is got.verdict
+
+
+class TestSteady:
+    """Until `steady_until_ns` the same call gets the same decision, in all that it says, from wherever it comes."""
+
+    @settings(max_examples=200)
+    @given(seed=SEEDS, expanded=st.booleans(), shares=st.lists(st.floats(0, 1), max_size=5))
+    def test_nothing_of_it_changes(self, seed: int, shares: list[float], *, expanded: bool) -> None:
+        made, policy_set, index = generated(seed)
+        for call, now_ns in questions(made):
+            if expanded:
+                index = compile_index(policy_set, now_ns)
+            got = evaluate(index, call, now_ns)
+            until_ns = steady_until_ns(index, call, now_ns)
+            kind = tuple(each for each in call.headers if each[0] == "content-type")
+            elsewhere = replace(call, address="198.51.100.7:1", headers=(*kind, ("x-request-id", b"another")))
+            instants = {now_ns, now_ns + 1, until_ns - MS, until_ns - 1, *window_edges_ns(policy_set, now_ns)}
+            instants |= {now_ns + int(share * (until_ns - now_ns)) for share in shares}
+            for at_ns in instants:
+                if now_ns <= at_ns < until_ns:
+                    assert got.verdict is Verdict.ALLOW
+                    assert evaluate(index, elsewhere, at_ns) == got
 
 
 class TestDirections:
