@@ -34,12 +34,19 @@ class _Typed(argparse.Action):
 class CommandParser(argparse.ArgumentParser):
     """An argument parser that raises :class:`UsageError` instead of leaving, and reads `AUTHZ_<FLAG>`."""
 
-    def __init__(self, *args: Any, example: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, example: str = "", default: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         if example:
             kwargs["epilog"] = f"example:\n  {example}"
         super().__init__(*args, **kwargs)
+        self._default = default
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; a group without one of its commands in first place runs its `default`, where it has one."""
+        if self._default is not None and args is not None and _names_no_command(args):
+            args = [self._default, *args]
+        return super().parse_known_args(args, namespace)
 
     def add_flag(self, name: str, *, required: bool = False, **kwargs: Any) -> None:
         """Add `--name`, whose default is the environment's `AUTHZ_NAME` where that is set.
@@ -69,6 +76,10 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
+def _names_no_command(words: Sequence[str]) -> bool:
+    return not words or (words[0].startswith("-") and words[0] not in {"-h", "--help"})
+
+
 class Subcommands:
     """The commands of one group, each with its own parser and the function that runs it."""
 
@@ -81,12 +92,14 @@ class Subcommands:
         parser.set_defaults(run=run, parser=parser)
         return parser
 
-    def add_group(self, name: str, *, summary: str, example: str) -> Subcommands:
-        """Add a command that has commands of its own."""
-        return Subcommands(self._parser(name, summary, example), dest=f"{name}_command")
+    def add_group(self, name: str, *, summary: str, example: str, default: str | None = None) -> Subcommands:
+        """Add a command that has commands of its own; alone, or with flags only, it runs its `default`."""
+        return Subcommands(self._parser(name, summary, example, default), dest=f"{name}_command")
 
-    def _parser(self, name: str, summary: str, example: str) -> CommandParser:
-        parser: CommandParser = self._actions.add_parser(name, help=summary, description=summary, example=example)
+    def _parser(self, name: str, summary: str, example: str, default: str | None = None) -> CommandParser:
+        parser: CommandParser = self._actions.add_parser(
+            name, help=summary, description=summary, example=example, default=default
+        )
         return parser
 
 

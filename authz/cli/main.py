@@ -37,6 +37,7 @@ _COMMANDS = {
     "svid": ("authz.cli.svid", "issue SVIDs of a local authority; show and verify SVIDs of any"),
     "bundle": ("authz.cli.bundle", "show trust bundles and put them in their place"),
     "doctor": ("authz.cli.doctor", "say what is missing on this machine, or wrong with an identity, and what to do"),
+    "windows": ("authz.cli.windows", "say when ThirdParties and rules open and close, who tried, and close one"),
 }
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from authz.policy.document import MAX_FILE_BYTES, SourceFile
 from authz.policy.errors import printable
 from authz.policy.formatting import formatted
 from authz.policy.layout import LayoutError
+from authz.policy_file import replace_policy_file
 from authz.policy_folder import read_policy_folder
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def _fmt(given: argparse.Namespace) -> int:
         if content != file.content:
             changed.append(file.path)
             if not given.check:
-                _replace(file, content)
+                replace_policy_file(file, content)
     for each in left:
         print(printable(f"{each.path}:{each.line}: left as it is: {each.message}"), file=sys.stderr)
     if output == "json":
@@ -79,27 +78,6 @@ def _files(path: str) -> tuple[SourceFile, ...]:
             return (SourceFile(path=path, content=file.read(MAX_FILE_BYTES + 1)),)
     except OSError as error:
         raise UsageError(f"{printable(path)}: {(error.strerror or 'it cannot be read').lower()}") from error
-
-
-def _replace(file: SourceFile, content: bytes) -> None:
-    """Put a new content in place of a file's, in one step; a link stays one, and what it leads to is replaced."""
-    target = Path(file.path).resolve()
-    # The name begins with a dot: nobody who reads the folder meanwhile takes it for a policy.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        if target.read_bytes() != file.content:
-            raise UsageError(f"{printable(file.path)}: the file was changed meanwhile; run it again")
-        with temporary.open("xb") as new:
-            new.write(content)
-            new.flush()
-            os.fsync(new.fileno())
-            os.fchmod(new.fileno(), target.stat().st_mode & 0o7777)
-        temporary.replace(target)
-    except OSError as error:
-        raise UsageError(f"{printable(file.path)}: {(error.strerror or 'it cannot be written').lower()}") from error
-    finally:  # also where Ctrl-C ends it
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _print(changed: list[str], left: list[_Left], total: int, *, check: bool) -> None:

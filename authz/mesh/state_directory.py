@@ -6,6 +6,7 @@
     STATE/authorities/      certificates of the authorities: no keys
     STATE/envoy/            the Envoys' configurations
     STATE/sidecars/NAME/    each sidecar's own state
+    STATE/windows/          what `authz windows watch` has told; no part of a mesh
     STATE/logs/ decisions/  kept when the mesh has gone; decision logs are continued by the next one
 
 It is 0700. Unix sockets live in a directory of their own below the temporary directory, because their paths must be
@@ -43,6 +44,8 @@ _LOCK, _STATE = "lock", "state.json"
 _MAX_LOCK_BYTES = 256
 #: what a mesh makes anew each time, and takes away when it ends
 _OF_ONE_MESH = ("svids", "authorities", "envoy")
+#: what `authz windows watch` keeps here, before and after any mesh
+_OF_OTHERS = ("windows",)
 #: `/NAME.sidecar.notify`, for a DNS label
 _LONGEST_SOCKET_NAME_BYTES = 1 + 63 + len(".stand_in.notify")
 _ORPHAN_GRACE_S = 2.0
@@ -170,7 +173,7 @@ class StateDirectory:
             found = self.path.stat()
             if found.st_uid != os.geteuid():
                 raise MeshError(f"the state directory `{self.shown}` belongs to another user")
-            if not self.is_there() and any(self.path.iterdir()):
+            if not self.is_there() and any(entry.name not in _OF_OTHERS for entry in self.path.iterdir()):
                 raise MeshError(f"the state directory `{self.shown}` holds other things: give an empty or a new folder")
             if stat.S_IMODE(found.st_mode) != stat.S_IRWXU:
                 self.path.chmod(stat.S_IRWXU)

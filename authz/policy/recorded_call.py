@@ -48,7 +48,8 @@ class RecordedCall:
 def recorded_call_from_json(line: bytes, directories: Sequence[Directory], now_ns: int) -> RecordedCall | None:
     """Read one line; raises AskedCallError. Names are looked up in the first directory that knows them all.
 
-    A call without `at` is made at `now_ns`. The record of a handshake that failed is None: nobody made a call.
+    A call without `at` is made at `now_ns`. What is no call of its own is None: a handshake that
+    failed, and the end of a call that was cut, whose beginning has a record.
     """
     if len(line) > MAX_LINE_BYTES:
         raise AskedCallError(f"a call has at most {MAX_LINE_BYTES} bytes")
@@ -57,7 +58,7 @@ def recorded_call_from_json(line: bytes, directories: Sequence[Directory], now_n
     except (ValueError, RecursionError):
         value = None  # what is wrong with it is said by the reader of asked calls
     if isinstance(value, dict) and ("decision_id" in value or isinstance(value.get("caller"), dict)):
-        return None if "handshake" in value else _from_record(value)
+        return None if "handshake" in value or value.get("cut") is True else _from_record(value)
     asked, at_ns = asked_call_from_json(line)
     operation = f"grpc {asked.grpc}" if asked.grpc else f"{asked.method} {(asked.path or '').partition('?')[0]}"
     return RecordedCall(

@@ -21,12 +21,12 @@ from authz.policy.document import SourceFile
 from authz.policy.formatting import formatted
 
 DOCS = Path(__file__).parents[3] / "docs"
-SHOWN = re.compile(r"(?<![\w./-])authz ((?:fmt|lint|test|check|explain|diff|schema)\b[^\n`#]*)")
+SHOWN = re.compile(r"(?<![\w./-])authz ((?:fmt|lint|test|check|explain|diff|schema|windows)\b[^\n`#]*)")
 
 
 def commands() -> list[str]:
     found = []
-    for name in ("ci.md", "editors.md"):
+    for name in ("ci.md", "editors.md", "windows.md"):
         for text in SHOWN.findall((DOCS / name).read_text()):
             found += [part for part in re.split(r"\s*(?:&&|\|\||>>?)\s*", f"authz {text}") if part.startswith("authz ")]
     return sorted({each.strip() for each in found if len(each.split()) > 2 or each == "authz schema"})

@@ -55,3 +55,8 @@ def test_a_handshake_that_failed_is_nobodys_call() -> None:
     handshake = FailedHandshake(time_ns=0, address="192.0.2.7:1", failure="no tls", reason=Reason.UNIDENTIFIED)
     line = handshake_line(handshake, decision_id="1", sidecar="catalog", revision="r")
     assert recorded_call_from_json(line, DIRECTORIES, 0) is None
+
+
+def test_the_end_of_a_call_that_was_cut_is_no_second_call() -> None:
+    assert recorded_call_from_json(json.dumps(RECORD | {"cut": True}).encode(), DIRECTORIES, 0) is None
+    assert recorded_call_from_json(json.dumps(RECORD | {"cut": False}).encode(), DIRECTORIES, 0) is not None

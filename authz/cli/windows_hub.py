@@ -1,0 +1,53 @@
+"""Asks a hub who tried outside of windows: for commands that see the whole mesh and not one machine's decision logs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+
+from authz.errors import AuthzError, UsageError
+from authz.insight.hub_windows import MAX_ANSWER_BYTES, HubWindow, hub_windows
+from authz.policy.errors import printable
+from authz.window_watch.webhook import NotifyUrl
+
+if TYPE_CHECKING:
+    from authz.insight.attempt import WindowKind
+
+#: a hub counts over what may be years
+TIMEOUT_S: Final = 60.0
+
+
+def windows_of_hub(url: str) -> dict[tuple[WindowKind, str], HubWindow]:
+    """Give what a hub knows of windows; raises UsageError that names it where it cannot be asked."""
+    try:
+        # The same holds for it as for a receiver of announcements: https, or this machine.
+        asked = NotifyUrl.parse(f"{url.rstrip('/')}/api/v1/windows")
+        return hub_windows(asyncio.run(_answer(asked.text)))
+    except aiohttp.ClientConnectorError as error:
+        raise UsageError(f"--hub: {printable(url)}: {(error.os_error.strerror or 'no connection').lower()}") from error
+    except TimeoutError as error:
+        raise UsageError(f"--hub: {printable(url)}: no answer within {TIMEOUT_S:.0f} s") from error
+    except aiohttp.ClientError as error:
+        raise UsageError(f"--hub: {printable(url)}: {type(error).__name__}") from error
+    except AuthzError as error:
+        raise UsageError(f"--hub: {printable(url)}: {error}") from error
+
+
+async def _answer(url: str) -> bytes:
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=False) as session,
+        session.get(url, allow_redirects=False, headers={"accept-encoding": "identity"}) as answer,
+    ):
+        if answer.status != 200:  # noqa: PLR2004 RFC 9110 15.3.1
+            raise UsageError(f"it answers with status {answer.status}")
+        parts: list[bytes] = []
+        left_bytes = MAX_ANSWER_BYTES + 1
+        async for part in answer.content.iter_any():
+            parts.append(part[:left_bytes])
+            left_bytes -= len(part)
+            if left_bytes <= 0:
+                break
+        return b"".join(parts)
