@@ -32,17 +32,34 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LocalityLbEndpoints,
 )
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
-from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import CommonGrpcAccessLogConfig, TcpGrpcAccessLogConfig
+from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
+    CommonGrpcAccessLogConfig,
+    HttpGrpcAccessLogConfig,
+    TcpGrpcAccessLogConfig,
+)
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
-from envoy_data_plane.envoy.type.tracing.v3 import CustomTag
+from envoy_data_plane.envoy.type.tracing.v3 import CustomTag, CustomTagLiteral
 
-from authz.proxy.access_log_names import HANDSHAKE_TAG, HANDSHAKES_LOG
+from authz.proxy.access_log_names import (
+    CONTENT_TYPE_HEADER,
+    CUTS_LOG,
+    DIRECTION_TAG,
+    HANDSHAKE_TAG,
+    HANDSHAKES_LOG,
+    METHOD_HEADER,
+    SERIAL_TAG,
+    UPGRADE_HEADER,
+    WORKLOAD_TAG,
+)
 from authz.proxy.addresses import UnixAddress
+from authz.proxy.cut_reply import HAS_DEADLINE, METADATA, OVER
+from authz.proxy.header_names import CUT_AFTER, X_AUTHZ_CALLER, X_AUTHZ_REASON
 from authz.proxy.rendering import packed
 from authz.proxy.socket_address import socket_address
+from authz.request import Direction
 
 if TYPE_CHECKING:
     from authz.proxy.spec import SidecarSpec
@@ -50,6 +67,15 @@ if TYPE_CHECKING:
 ACCESS_LOG_CLUSTER: Final = "access_log"
 #: CEL over Envoy's attributes: TLS failed, or Envoy ended the connection (the handshake took too long).
 FAILED: Final = "connection.transport_failure_reason != '' || connection.termination_details != ''"
+#: Both sidecars of a call have its deadline, and whichever comes first by its clock ends it for the other one too: that
+#: one sees a stream that was reset, or a refusal instead of an answer, so little before its own deadline at most.
+CLOCKS_APART: Final = timedelta(milliseconds=250)
+#: CEL over Envoy's attributes: the deadline that the check had set has ended the call, here or at the other sidecar.
+CUT: Final = (
+    f"{HAS_DEADLINE} && ({OVER} || ("
+    f'(response.flags != 0 || "{X_AUTHZ_REASON}" in response.headers)'
+    f' && request.duration >= duration({METADATA}["{CUT_AFTER}"]) - duration("{CLOCKS_APART.total_seconds()}s")))'
+)
 #: An entry is sent so long after its connection has ended, or when so many bytes have come together.
 FLUSH_INTERVAL: Final = timedelta(milliseconds=200)
 BUFFER_BYTES: Final = 16_384
@@ -64,31 +90,52 @@ def failed_handshakes(spec: SidecarSpec) -> list[AccessLog]:
     """Give the access log of a listener that demands certificates, or none where nobody receives it."""
     if spec.access_log_socket is None:
         return []
-    return [
-        AccessLog(
-            name="envoy.access_loggers.tcp_grpc",
-            filter=AccessLogFilter(
-                extension_filter=ExtensionFilter(
-                    name="envoy.access_loggers.extension_filters.cel",
-                    typed_config=packed(ExpressionFilter(expression=FAILED)),
-                )
-            ),
-            typed_config=packed(
-                TcpGrpcAccessLogConfig(
-                    common_config=CommonGrpcAccessLogConfig(
-                        log_name=HANDSHAKES_LOG,
-                        grpc_service=GrpcService(
-                            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ACCESS_LOG_CLUSTER),
-                        ),
-                        transport_api_version=ApiVersion.V3,
-                        buffer_flush_interval=FLUSH_INTERVAL,
-                        buffer_size_bytes=BUFFER_BYTES,
-                        custom_tags=[CustomTag(tag=HANDSHAKE_TAG, value="%DOWNSTREAM_HANDSHAKE_DURATION%")],
-                    )
-                )
-            ),
+    config = TcpGrpcAccessLogConfig(
+        common_config=_to_the_receiver(
+            HANDSHAKES_LOG, CustomTag(tag=HANDSHAKE_TAG, value="%DOWNSTREAM_HANDSHAKE_DURATION%")
         )
+    )
+    return [AccessLog(name="envoy.access_loggers.tcp_grpc", filter=_only(FAILED), typed_config=packed(config))]
+
+
+def cut_calls(spec: SidecarSpec, direction: Direction) -> list[AccessLog]:
+    """Give the access log of a listener's calls that their deadline cut, or none where nobody receives it.
+
+    The caller that the check proved stands in the header that the app sees; nobody else can have written it.
+    """
+    if spec.access_log_socket is None:
+        return []
+    tags = [
+        CustomTag(tag=DIRECTION_TAG, literal=CustomTagLiteral(value=direction.value)),
+        CustomTag(tag=WORKLOAD_TAG, literal=CustomTagLiteral(value=spec.identity)),
     ]
+    if direction is Direction.INBOUND:
+        tags.append(CustomTag(tag=SERIAL_TAG, value="%DOWNSTREAM_PEER_SERIAL%"))
+    config = HttpGrpcAccessLogConfig(
+        common_config=_to_the_receiver(CUTS_LOG, *tags),
+        additional_request_headers_to_log=[METHOD_HEADER, CONTENT_TYPE_HEADER, UPGRADE_HEADER, X_AUTHZ_CALLER],
+    )
+    return [AccessLog(name="envoy.access_loggers.http_grpc", filter=_only(CUT), typed_config=packed(config))]
+
+
+def _only(expression: str) -> AccessLogFilter:
+    return AccessLogFilter(
+        extension_filter=ExtensionFilter(
+            name="envoy.access_loggers.extension_filters.cel",
+            typed_config=packed(ExpressionFilter(expression=expression)),
+        )
+    )
+
+
+def _to_the_receiver(log_name: str, *tags: CustomTag) -> CommonGrpcAccessLogConfig:
+    return CommonGrpcAccessLogConfig(
+        log_name=log_name,
+        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ACCESS_LOG_CLUSTER)),
+        transport_api_version=ApiVersion.V3,
+        buffer_flush_interval=FLUSH_INTERVAL,
+        buffer_size_bytes=BUFFER_BYTES,
+        custom_tags=list(tags),
+    )
 
 
 def _cluster(socket: str) -> Cluster:

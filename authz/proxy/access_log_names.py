@@ -8,3 +8,19 @@ from typing import Final
 HANDSHAKES_LOG: Final = "handshakes"
 #: Has the milliseconds that the handshake took, and is missing where none succeeded.
 HANDSHAKE_TAG: Final = "handshake_ms"
+
+CUTS_LOG: Final = "cuts"
+#: Which listener the call came to: `inbound` or `outbound`.
+DIRECTION_TAG: Final = "direction"
+#: The SPIFFE ID of the workload whose sidecar it is.
+WORKLOAD_TAG: Final = "workload"
+#: The serial number of the peer's certificate, in hexadecimal; missing where there is none.
+SERIAL_TAG: Final = "serial"
+#: A request's headers that entries of calls bring along, beside what they always have.
+METHOD_HEADER: Final = ":method"
+CONTENT_TYPE_HEADER: Final = "content-type"
+UPGRADE_HEADER: Final = "upgrade"
+
+#: What the clusters are called that lead to a Service, and to a host of a ThirdParty: their names follow.
+SERVICE_CLUSTER_PREFIX: Final = "service_"
+THIRD_PARTY_CLUSTER_PREFIX: Final = "third_party_"

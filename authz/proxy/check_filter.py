@@ -52,6 +52,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
 from envoy_data_plane.envoy.type.v3 import HttpStatus, Percent, StatusCode
 
 from authz.proxy.addresses import UnixAddress
+from authz.proxy.header_names import EXT_AUTHZ
 from authz.proxy.rendering import packed
 from authz.proxy.socket_address import socket_address
 
@@ -60,8 +61,6 @@ if TYPE_CHECKING:
 
     from authz.request import Direction
 
-#: The name that per-route configuration and dynamic metadata are filed under.
-EXT_AUTHZ = "envoy.filters.http.ext_authz"
 AUTHZ_CLUSTER = "authz"
 
 CHECK_TIMEOUT = timedelta(milliseconds=350)
@@ -103,6 +102,9 @@ def check_filter(direction: Direction) -> HttpFilter:
                     ),
                 ),
                 failure_mode_allow=False,
+                # An answer that bounds the call does so through its route, which is looked up again then. Nothing else
+                # that an answer may write (`x-authz-*`) is read by a route: it is the same one, with a timer.
+                clear_route_cache=True,
                 status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
                 # Invalid headers from a check server are an error, never something half applied.
                 validate_mutations=True,

@@ -42,6 +42,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 
 from authz.proxy import hardening
 from authz.proxy.access_log import access_log_clusters
+from authz.proxy.access_log_names import SERVICE_CLUSTER_PREFIX, THIRD_PARTY_CLUSTER_PREFIX
 from authz.proxy.addresses import Address, TcpAddress, UnixAddress
 from authz.proxy.check_filter import authz_cluster
 from authz.proxy.errors import ProxyError
@@ -98,13 +99,13 @@ def clusters(spec: SidecarSpec) -> list[Cluster]:
 
 def service_cluster_name(destination: ServiceDestination) -> str:
     """Give the name under which a Service's cluster stands in routes and statistics."""
-    return f"service_{destination.name}"
+    return SERVICE_CLUSTER_PREFIX + destination.name
 
 
 def third_party_cluster_name(party: ThirdPartyDestination, host: ThirdPartyHost) -> str:
     """Give the name of the cluster of one entry of a ThirdParty's hosts."""
     wildcard = "any." if host.wildcard else ""
-    return f"third_party_{party.name}_{wildcard}{host.name}_{host.port or HTTPS_PORT}"
+    return f"{THIRD_PARTY_CLUSTER_PREFIX}{party.name}_{wildcard}{host.name}_{host.port or HTTPS_PORT}"
 
 
 def app_cluster(address: Address) -> Cluster:

@@ -62,8 +62,10 @@ from authz.proxy.header_names import (
     AUTHZ_PREFIX,
     CHECK_ONLY_HEADERS,
     ENVOY_PREFIX,
+    GRPC_TIMEOUT,
     OVERRIDE_HEADERS,
     REMOVED_PREFIXES,
+    X_AUTHZ_TIMEOUT,
     X_AUTHZ_TLS_CIPHER,
     X_AUTHZ_TLS_VERSION,
     X_FORWARDED_CLIENT_CERT,
@@ -148,6 +150,8 @@ def early_header_mutation(direction: Direction) -> TypedExtensionConfig:
     """
     mutations = _prefixes_removed(REMOVED_PREFIXES)
     mutations += [HeaderMutation(remove=name) for name in OVERRIDE_HEADERS]
+    # A route obeys the header whatever the protocol, and from its first look on: only what the check writes may count.
+    mutations += [_set(X_AUTHZ_TIMEOUT, f"%REQ({GRPC_TIMEOUT})%"), HeaderMutation(remove=GRPC_TIMEOUT)]
     if direction is Direction.INBOUND:
         mutations += [
             _set(X_AUTHZ_TLS_VERSION, "%DOWNSTREAM_TLS_VERSION%"),

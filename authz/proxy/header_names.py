@@ -26,6 +26,16 @@ X_AUTHZ_TLS_VERSION = "x-authz-tls-version"
 X_AUTHZ_TLS_CIPHER = "x-authz-tls-cipher"
 
 X_REQUEST_ID = "x-request-id"
+#: How long a stream may run: a gRPC caller says it, and the check server for every call that its answer bounds.
+GRPC_TIMEOUT = "grpc-timeout"
+#: What a caller said in it; for the check server only, which decides what becomes of it.
+X_AUTHZ_TIMEOUT = "x-authz-timeout"
+#: What per-route configuration and dynamic metadata of the check are filed under.
+EXT_AUTHZ = "envoy.filters.http.ext_authz"
+#: The check's dynamic metadata: why a call that its deadline cuts is refused from then on.
+CUT_REASON = "cut_reason"
+#: Beside it: how long after its beginning that is, as CEL writes a duration.
+CUT_AFTER = "cut_after"
 X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert"
 
 #: Everything under our own name, whoever sent it.
@@ -57,4 +67,4 @@ OVERRIDE_HEADERS = (
 )
 
 #: Told to the check server, removed before the request goes on.
-CHECK_ONLY_HEADERS = (X_AUTHZ_TLS_VERSION, X_AUTHZ_TLS_CIPHER)
+CHECK_ONLY_HEADERS = (X_AUTHZ_TLS_VERSION, X_AUTHZ_TLS_CIPHER, X_AUTHZ_TIMEOUT)

@@ -42,9 +42,10 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.request_id.uuid.v3 import UuidRequestIdConfig
 
 from authz.proxy import hardening
-from authz.proxy.access_log import failed_handshakes
+from authz.proxy.access_log import cut_calls, failed_handshakes
 from authz.proxy.addresses import TcpAddress
 from authz.proxy.check_filter import check_filter
+from authz.proxy.cut_reply import cut_replies
 from authz.proxy.rendering import packed
 from authz.proxy.route import inbound_routes, outbound_routes
 from authz.proxy.socket_address import socket_address
@@ -63,7 +64,7 @@ UPGRADES = ("websocket", "CONNECT")
 
 def inbound_listener(spec: SidecarSpec) -> Listener:
     """Give the listener that callers' sidecars connect to: mTLS, then the check, then the app."""
-    manager = _connection_manager(Direction.INBOUND, inbound_routes(spec))
+    manager = _connection_manager(spec, Direction.INBOUND, inbound_routes(spec))
     manager.common_http_protocol_options = hardening.downstream_options(spec.max_connection_duration)
     # HTTP/1.1 has no GOAWAY: say `connection: close` on the next answer instead of closing under a request.
     manager.http1_safe_max_connection_duration = True
@@ -79,7 +80,7 @@ def inbound_listener(spec: SidecarSpec) -> Listener:
 
 def outbound_listener(spec: SidecarSpec) -> Listener:
     """Give the listener that the app calls: HTTP/1.1 or HTTP/2 without TLS, to the host that the request names."""
-    manager = _connection_manager(Direction.OUTBOUND, outbound_routes(spec))
+    manager = _connection_manager(spec, Direction.OUTBOUND, outbound_routes(spec))
     manager.common_http_protocol_options = hardening.downstream_options(None)
     manager.forward_client_cert_details = HttpConnectionManagerForwardClientCertDetails.SANITIZE
     # The app speaks http to its sidecar; where the sidecar goes on over TLS the scheme is https (RFC 9113 8.3.1).
@@ -87,7 +88,7 @@ def outbound_listener(spec: SidecarSpec) -> Listener:
     return _listener(Direction.OUTBOUND, spec.outbound, manager)
 
 
-def _connection_manager(direction: Direction, routes: RouteConfiguration) -> HttpConnectionManager:
+def _connection_manager(spec: SidecarSpec, direction: Direction, routes: RouteConfiguration) -> HttpConnectionManager:
     return HttpConnectionManager(
         stat_prefix=direction.value,
         codec_type=HttpConnectionManagerCodecType.AUTO,
@@ -117,6 +118,8 @@ def _connection_manager(direction: Direction, routes: RouteConfiguration) -> Htt
         proxy_100_continue=True,
         # The app's own `server` header is its own business, and ours is nobody's.
         server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
+        local_reply_config=cut_replies(),
+        access_log=cut_calls(spec, direction),
         normalize_path=False,
         merge_slashes=False,
         path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED,

@@ -18,7 +18,7 @@ are as new as their folder; where the two disagree about a host, nothing passes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.config.route.v3 import (
@@ -27,6 +27,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RetryPolicy,
     Route,
     RouteAction,
+    RouteActionMaxStreamDuration,
     RouteConfiguration,
     RouteMatch,
     RouteMatchConnectMatcher,
@@ -38,7 +39,7 @@ from authz.proxy.check_filter import check_extensions
 from authz.proxy.cluster import APP_CLUSTER, service_cluster_name, third_party_cluster_name
 from authz.proxy.errors import ProxyError
 from authz.proxy.hardening import NO_TIMEOUT
-from authz.proxy.header_names import X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON
+from authz.proxy.header_names import GRPC_TIMEOUT, X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON
 from authz.request import Direction
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ NOWHERE_STATUS = 503
 DENIAL_HEADERS = (X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON)
 
 _ANY_CASE = "(?i)"
+#: gRPC over HTTP/2, Requests: what the policy language takes for a gRPC call's content type
+_GRPC = StringMatcher(safe_regex=RegexMatcher(regex="application/grpc([+;].*)?"))
 _ONE_LABEL = r"[a-z0-9_-]+\."
 #: 1 to 65535, without a leading zero
 _PORT = r"[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
@@ -81,8 +84,14 @@ def inbound_routes(spec: SidecarSpec) -> RouteConfiguration:
                 name="app",
                 domains=["*"],
                 routes=[
-                    Route(match=match, route=_to(APP_CLUSTER), response_headers_to_remove=list(DENIAL_HEADERS))
-                    for match in _every_path()
+                    Route(
+                        match=match,
+                        route=_to(APP_CLUSTER),
+                        request_headers_to_remove=removed,
+                        response_headers_to_remove=list(DENIAL_HEADERS),
+                    )
+                    for every in _every_path()
+                    for match, removed in _of_any_protocol(every)
                 ]
                 + [_nowhere(_connect())],
             )
@@ -176,31 +185,40 @@ def _virtual_host(
     return VirtualHost(
         name=domain,
         domains=[domain, f"{domain}."],
-        routes=[_by_host(spec, entry) for entry in sorted(entries, key=lambda entry: entry.rank)] + _nowhere_else(),
+        routes=[route for entry in sorted(entries, key=lambda entry: entry.rank) for route in _by_host(spec, entry)]
+        + _nowhere_else(),
     )
 
 
-def _by_host(spec: SidecarSpec, entry: _Entry) -> Route:
-    return Route(
-        match=RouteMatch(
-            prefix="/",
-            headers=[
-                HeaderMatcher(
-                    name=":authority",
-                    string_match=StringMatcher(safe_regex=RegexMatcher(regex=entry.authority)),
-                )
-            ],
-        ),
-        route=_to(entry.cluster),
-        response_headers_to_remove=list(DENIAL_HEADERS) if entry.third_party else [],
-        typed_per_filter_config=_extensions(spec, entry.destination),
-    )
+def _by_host(spec: SidecarSpec, entry: _Entry) -> Iterator[Route]:
+    host = HeaderMatcher(name=":authority", string_match=StringMatcher(safe_regex=RegexMatcher(regex=entry.authority)))
+    for match, removed in _of_any_protocol(RouteMatch(prefix="/")):
+        match.headers.append(host)
+        yield Route(
+            match=match,
+            route=_to(entry.cluster),
+            request_headers_to_remove=removed,
+            response_headers_to_remove=list(DENIAL_HEADERS) if entry.third_party else [],
+            typed_per_filter_config=_extensions(spec, entry.destination),
+        )
+
+
+def _of_any_protocol(match: RouteMatch) -> Iterator[tuple[RouteMatch, list[str]]]:
+    """Give routes for gRPC, and for all else, each with the headers that its app does not see.
+
+    The deadline of a call is said in gRPC's own header: who speaks gRPC is to know it, for others it does not exist.
+    (Envoy takes it away behind the router's timer, which has read it.)
+    """
+    yield replace(match, headers=[HeaderMatcher(name="content-type", string_match=_GRPC)]), []
+    yield replace(match, headers=[]), [GRPC_TIMEOUT]
 
 
 def _to(cluster: str) -> RouteAction:
     return RouteAction(
         cluster=cluster,
         timeout=NO_TIMEOUT,
+        # 0 is no limit of its own: a stream lives for as long as `grpc-timeout` says, which the check server writes.
+        max_stream_duration=RouteActionMaxStreamDuration(grpc_timeout_header_max=NO_TIMEOUT),
         # Only what certainly did not reach the other side is tried again.
         retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=1),
     )

@@ -16,11 +16,12 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from authz.cli.main import main
 from authz.policy_folder import load_policy_folder
 from authz.proxy import hardening
-from authz.proxy.access_log import access_log_clusters, failed_handshakes
+from authz.proxy.access_log import access_log_clusters, cut_calls, failed_handshakes
 from authz.proxy.addresses import TcpAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.check_filter import authz_cluster, check_extensions, check_filter
 from authz.proxy.rendering import rendered
+from authz.proxy.route import inbound_routes
 from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost
 from authz.request import Direction
 from authz.sidecar.listening_socket import worker_sockets
@@ -118,8 +119,11 @@ def test_the_fragments_are_what_the_program_writes() -> None:
     spec = replace(sidecar(), access_log_socket="/run/authz/access-log.sock")
     (log,), (receiver,) = failed_handshakes(spec), access_log_clusters(spec)
     assert told["handshakes"] == as_json(log)
+    (cuts,) = cut_calls(replace(spec, identity="spiffe://shop.example/ns/shop/sa/orders"), Direction.INBOUND)
+    assert told["cuts"] == as_json(cuts)
     assert told["receiver"] == _without_modes(as_json(receiver))
     assert told["removal"] == as_json(hardening.removal_after_the_check())
+    assert told["routes"]["routes"] == [as_json(route) for route in inbound_routes(spec).virtual_hosts[0].routes[:2]]
     extensions = check_extensions(Direction.INBOUND, "orders", "spiffe://shop.example/ns/shop/sa/orders")
     assert told["extensions"] == as_json(RouteConfiguration(typed_per_filter_config=extensions))
 
@@ -149,22 +153,18 @@ def test_the_fragments_fit_into_an_envoy_that_was_there_before(tmp_path: Path) -
             "stat_prefix": "existing",
             "http_filters": [told["check"], told["removal"], router],
             "route_config": {
-                "virtual_hosts": [
-                    {
-                        "name": "all",
-                        "domains": ["*"],
-                        "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
-                    }
-                ],
+                "virtual_hosts": [{"name": "all", "domains": ["*"], **told["routes"]}],
                 **told["extensions"],
             },
+            "access_log": [told["cuts"]],
             **told["manager"],
         },
     }
     address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
     chains = [{"filters": [existing]}]
     listener = {"name": "existing", "address": address, "filter_chains": chains, "access_log": [told["handshakes"]]}
-    clusters = [told["cluster"], told["receiver"]]
+    app = {"name": "app", "type": "STATIC", "load_assignment": {"cluster_name": "app"}}
+    clusters = [told["cluster"], told["receiver"], app]
     configuration = tmp_path / "existing.json"
     configuration.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}))
     said = validation(configuration)

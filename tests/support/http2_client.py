@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 
 class Http2Client:
-    def __init__(self, sock: socket.socket, *, window_bytes: int | None = None, reads: bool = True) -> None:
+    def __init__(
+        self, sock: socket.socket, *, window_bytes: int | None = None, reads: bool = True, authority: str = "orders"
+    ) -> None:
         self.sock = sock
+        self.authority = authority
         if sock.family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.http = H2Connection(H2Configuration(client_side=True, header_encoding=None))
@@ -47,7 +50,7 @@ class Http2Client:
         self, path: str = "/", *fields: tuple[str, str], method: str = "GET", end: bool = True, **pseudo: str
     ) -> int:
         stream_id = self.http.get_next_available_stream_id()
-        head = [(":method", method), (":scheme", "http"), (":authority", "orders"), (":path", path)]
+        head = [(":method", method), (":scheme", "http"), (":authority", self.authority), (":path", path)]
         head += [(f":{name}", value) for name, value in pseudo.items()]
         self.http.send_headers(stream_id, [*head, *fields], end_stream=end)
         self.flush()

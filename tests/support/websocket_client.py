@@ -21,9 +21,9 @@ class Carrier(Protocol):
 class UpgradedConnection:
     """HTTP/1.1 after a 101 whose `head` has been checked."""
 
-    def __init__(self, sock: socket.socket, path: str, *fields: str) -> None:
+    def __init__(self, sock: socket.socket, path: str, *fields: str, host: str = "orders") -> None:
         self.sock = sock
-        lines = [f"GET {path} HTTP/1.1", "Host: orders", "Connection: keep-alive, Upgrade", "Upgrade: websocket"]
+        lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: keep-alive, Upgrade", "Upgrade: websocket"]
         lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", *fields]
         sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         said = b""

@@ -16,10 +16,19 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2
 
 from authz.decision import Decision, Reason, Verdict
-from authz.proxy.header_names import X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON
+from authz.proxy.header_names import (
+    CUT_AFTER,
+    CUT_REASON,
+    GRPC_TIMEOUT,
+    X_AUTHZ_CALLER,
+    X_AUTHZ_DECISION_ID,
+    X_AUTHZ_REASON,
+)
+from authz.sidecar.check.stream_deadline import duration_text
 
 if TYPE_CHECKING:
     from authz.request import Call
+    from authz.sidecar.check.stream_deadline import StreamDeadline
 
 _OVERWRITE: Final = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -44,15 +53,31 @@ CHALLENGE_AFTER_BEARER: Final = 'Bearer error="invalid_token"'
 
 
 def answer_bytes(
-    *, decision: Decision, decision_id: str, call: Call | None, is_grpc: bool = False, challenge: str = CHALLENGE
+    *,
+    decision: Decision,
+    decision_id: str,
+    call: Call | None,
+    is_grpc: bool = False,
+    deadline: StreamDeadline | None = None,
+    challenge: str = CHALLENGE,
 ) -> bytes:
-    """Write an answer; `call` is None where the check could not be read, which only a deny may answer."""
+    """Write an answer; `call` is None where the check could not be read, which only a deny may answer.
+
+    An allowed call runs until `deadline`.
+    """
     response = external_auth_pb2.CheckResponse()
     response.dynamic_metadata.update(
         {"decision_id": decision_id, "reason": decision.reason.value, "policy": decision.policy or ""}
     )
     if decision.verdict is Verdict.ALLOW and call is not None:
         _allow(response, call)
+        if deadline is not None:
+            _set(response.ok_response.headers, GRPC_TIMEOUT, deadline.timeout.decode())
+            if deadline.reason is not None:
+                # What Envoy's local reply says to a call that it cuts then, and by which it knows one to tell of.
+                response.dynamic_metadata.update(
+                    {CUT_REASON: deadline.reason.value, CUT_AFTER: duration_text(deadline.timeout).decode()}
+                )
     else:
         _deny(response, decision.reason, decision_id, is_grpc=is_grpc, challenge=challenge)
     return response.SerializeToString() or FAULT

@@ -5,7 +5,8 @@ looks at. These have the same field numbers (a test holds them to Envoy's own de
 read only when it is asked for: texts, single headers, the entries of context_extensions, and the peer, who is the same
 for all calls of a connection.
 
-envoy/service/auth/v3/attribute_context.proto, envoy/config/core/v3/{base,address}.proto
+envoy/service/auth/v3/attribute_context.proto, envoy/config/core/v3/{base,address}.proto,
+google/protobuf/timestamp.proto
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
     "Peer": (("address", 1, "Address"), ("certificate", 5, "bytes")),
     "Address": (("socket_address", 1, "SocketAddress"),),
     "SocketAddress": (("address", 2, "bytes"), ("port_value", 3, "uint32")),
-    "Request": (("http", 2, "HttpRequest"),),
+    "Request": (("time", 1, "Timestamp"), ("http", 2, "HttpRequest")),
+    "Timestamp": (("seconds", 1, "int64"), ("nanos", 2, "int32")),
     "HttpRequest": (
         ("method", 2, "bytes"),
         ("headers", 3, "bytes[]"),
@@ -45,7 +47,7 @@ FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
         ("request", 4, "UnreadRequest"),
         ("context_extensions", 10, "bytes[]"),
     ),
-    "UnreadRequest": (("http", 2, "UnreadHttpRequest"),),
+    "UnreadRequest": (("time", 1, "Timestamp"), ("http", 2, "UnreadHttpRequest")),
     "UnreadHttpRequest": (
         ("headers", 3, "bytes[]"),
         ("protocol", 10, "bytes"),
@@ -54,7 +56,12 @@ FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
     "HeaderValue": (("key", 1, "bytes"), ("value", 2, "bytes"), ("raw_value", 3, "bytes")),
     "Entry": (("key", 1, "bytes"), ("value", 2, "bytes")),
 }
-_SCALARS: Final = {"bytes": Field.TYPE_BYTES, "uint32": Field.TYPE_UINT32}
+_SCALARS: Final = {
+    "bytes": Field.TYPE_BYTES,
+    "int32": Field.TYPE_INT32,
+    "int64": Field.TYPE_INT64,
+    "uint32": Field.TYPE_UINT32,
+}
 
 
 def _classes() -> dict[str, Any]:

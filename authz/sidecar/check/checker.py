@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from authz.decision import Decision, Reason
-from authz.identity.jwt_svid import JwtSvidError
+from authz.identity.jwt_svid import LEEWAY_NS, JwtSvidError
 from authz.identity.verification import PeerVerification, Unidentified, VerifiedIdentity
 from authz.policy.evaluation import called_party, evaluate, steady_until_ns
 from authz.records.packed_record import DecisionPacker, packed_again, repeated
@@ -29,6 +29,7 @@ from authz.sidecar.check.bearer import names_a_workload, only_token
 from authz.sidecar.check.prepared_answer import PreparedAnswers
 from authz.sidecar.check.question import Context, Question, QuestionReader
 from authz.sidecar.check.repeated_check import Repeats, Settled
+from authz.sidecar.check.stream_deadline import StreamDeadlines, deadline_within
 from authz.sidecar.check.token_verification import TokenVerification
 from authz.sidecar.errors import CheckMessageError
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from authz.identity.trust import Trust
     from authz.policy.index import PolicyIndex
     from authz.policy.party import Party
+    from authz.sidecar.check.stream_deadline import StreamDeadline
     from authz.sidecar.in_force import InForce
 
 _log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ _IDS_AT_ONCE: Final = 256
 _INBOUND: Final = Direction.INBOUND
 _OUTBOUND: Final = Direction.OUTBOUND
 _ALLOWED: Final = Reason.ALLOWED
+_GRPC: Final = "grpc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,7 @@ class Checker:
         self._prepared = PreparedAnswers()
         self._prepared_for_tokens = PreparedAnswers(CHALLENGE_AFTER_BEARER)
         self._packer = DecisionPacker()
+        self._deadlines = StreamDeadlines()
         self._peers = PeerVerification(decode=unquote_to_bytes)
         self._ids: list[bytes] = []
         self._logged: dict[str, float] = {}
@@ -143,7 +147,7 @@ class Checker:
                 and settled.trust is trust
                 and settled.from_ns <= now_ns < settled.until_ns
             ):
-                return self._answer_again(settled, asked[1].decode("latin-1"), now_ns, started_ns)
+                return self._answer_again(settled, asked[1].decode("latin-1"), asked[2], now_ns, started_ns)
         question = self._reader.question(message)
         caller: VerifiedIdentity | None = None
         if question.direction is _OUTBOUND:
@@ -154,6 +158,7 @@ class Checker:
         if caller is not None:
             question.caller = caller.spiffe_id
             question.serial = caller.serial or None
+            question.proof_ends_ns = caller.not_after_ns
             text = caller.text
         prepared = self._prepared
         if question.has_authorization and index is not None:
@@ -190,6 +195,7 @@ class Checker:
         # The own identity may have been replaced meanwhile.
         if until_ns <= now_ns or self._workload.identity() is not own:
             return None
+        bound = self._deadlines.bound(decision, question, caller.text, now_ns, index)
         question = copy(question)
         question.headers = ()
         question.certificate = b""
@@ -221,13 +227,11 @@ class Checker:
             decision=decision,
             path=path,
             kind=kind,
-            pieces=self._prepared.pieces(
-                decision=decision, call=question, caller=text, is_grpc=question.protocol == "grpc"
-            ),
+            bound=bound,
         )
 
-    def _answer_again(self, settled: Settled, request_id: str, now_ns: int, started_ns: int) -> bytes:
-        """Give a settled answer; its record is handed over before it leaves."""
+    def _answer_again(self, settled: Settled, request_id: str, began_ns: int, now_ns: int, started_ns: int) -> bytes:
+        """Give a settled answer to a call that began at `began_ns`; its record is handed over before it leaves."""
         self._repeats.served += 1
         try:
             decision_id = self._ids.pop()
@@ -251,7 +255,14 @@ class Checker:
                 caller=settled.caller,
                 is_grpc=question.protocol == "grpc",
             )
-        return decision_id.join(settled.pieces)
+        return self._prepared.answer(
+            decision=settled.decision,
+            decision_id=decision_id,
+            call=question,
+            caller=settled.caller,
+            is_grpc=question.protocol == _GRPC,
+            deadline=deadline_within(settled.bound, began_ns, now_ns),
+        )
 
     def _answer_with(  # noqa: PLR0917 names would cost more than the values, for every call
         self,
@@ -285,12 +296,17 @@ class Checker:
         )
         if not self._record(packed) and self._strict:
             decision = self._unrecorded(decision)
+        deadline: StreamDeadline | None = None
+        if decision.reason.allows:
+            bound = self._deadlines.bound(decision, question, caller, now_ns, self._in_force.policy.index)
+            deadline = deadline_within(bound, question.started_ns, now_ns)
         return prepared.answer(
             decision=decision,
             decision_id=decision_id,
             call=question,
             caller=caller,
-            is_grpc=question.protocol == "grpc",
+            is_grpc=question.protocol == _GRPC,
+            deadline=deadline,
         )
 
     def _unrecorded(self, decision: Decision) -> Decision:
@@ -372,7 +388,9 @@ class Checker:
         except JwtSvidError:
             return None
         question.caller = subject.spiffe_id
-        question.token_until_ns = subject.expires_ns
+        # A token that counts for a moment beyond its end is no reason to cut what it was just let in with.
+        until_ns = subject.expires_ns if subject.expires_ns > now_ns else subject.expires_ns + LEEWAY_NS
+        question.proof_ends_ns = min(until_ns, question.proof_ends_ns or until_ns)
         return subject.text
 
     def _mismatch(self, context: Context) -> str | None:

@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from authz.request import Direction
 from authz.sidecar.check.answer import CHALLENGE, answer_bytes
+from authz.sidecar.check.stream_deadline import TIMEOUT_BYTES, duration_text
 
 if TYPE_CHECKING:
     from authz.decision import Decision, Reason
     from authz.request import Call
+    from authz.sidecar.check.stream_deadline import StreamDeadline
 
 #: As long as an id is, and in no other text: neither names of policies nor SPIFFE IDs have a tilde.
 _PLACE: Final = "~" * 32
+#: As long as a timeout is; stands before the id, as Envoy's message has it.
+_TIME: Final = b"!" * (TIMEOUT_BYTES - 1) + b"m"
+#: As long as a duration is, and in no other text either.
+_DURATION: Final = duration_text(_TIME)
 _MOST_PREPARED: Final = 4096
 
 
 #: Python 3.11 runs code of its own for each member that is read from an Enum or hashed; this one is, for every call.
 _INBOUND: Final = Direction.INBOUND
-#: all that an answer depends on beside the decision's id: why, by which policy, whether inbound, from whom, in gRPC
-_Kind: TypeAlias = "tuple[Reason, str | None, bool, str | None, bool]"
+#: all that an answer depends on beside the decision's id and how long the call may run: why, by which policy, whether
+#: inbound, from whom, in gRPC, whether its time is limited, and why it is cut when that is over
+_Kind: TypeAlias = "tuple[Reason, str | None, bool, str | None, bool, bool, Reason | None]"
 
 
 class PreparedAnswers:
@@ -32,24 +39,44 @@ class PreparedAnswers:
 
     def __init__(self, challenge: str = CHALLENGE) -> None:
         self._challenge = challenge
-        self._pieces: dict[_Kind, list[bytes]] = {}
+        self._pieces: dict[_Kind, tuple[bytes, list[bytes]]] = {}
 
-    def answer(self, *, decision: Decision, decision_id: bytes, call: Call, caller: str | None, is_grpc: bool) -> bytes:
+    def answer(
+        self,
+        *,
+        decision: Decision,
+        decision_id: bytes,
+        call: Call,
+        caller: str | None,
+        is_grpc: bool,
+        deadline: StreamDeadline | None = None,
+    ) -> bytes:
         """Give the answer to a call whose caller has this text; `decision_id` has 32 bytes of ASCII."""
-        kind = (decision.reason, decision.policy, call.direction is _INBOUND, caller, is_grpc)
+        cut_reason = None if deadline is None else deadline.reason
+        kind = (
+            decision.reason, decision.policy, call.direction is _INBOUND, caller,
+            is_grpc, deadline is not None, cut_reason,
+        )  # fmt: skip
         pieces = self._pieces.get(kind)
         if pieces is None:
             written = answer_bytes(
-                decision=decision, decision_id=_PLACE, call=call, is_grpc=is_grpc, challenge=self._challenge
+                decision=decision,
+                decision_id=_PLACE,
+                call=call,
+                is_grpc=is_grpc,
+                challenge=self._challenge,
+                deadline=None if deadline is None else deadline._replace(timeout=_TIME),
             )
-            pieces = written.split(_PLACE.encode())
+            before, _, rest = written.partition(_TIME) if deadline is not None else (b"", b"", written)
+            pieces = (before, rest.split(_PLACE.encode()))
             if len(self._pieces) >= _MOST_PREPARED:
                 self._pieces.clear()
             self._pieces[kind] = pieces
-        return decision_id.join(pieces)
-
-    def pieces(self, *, decision: Decision, call: Call, caller: str | None, is_grpc: bool) -> list[bytes]:
-        """Give what the id stands between in such an answer."""
-        place = _PLACE.encode()
-        answer = self.answer(decision=decision, decision_id=place, call=call, caller=caller, is_grpc=is_grpc)
-        return answer.split(place)
+        before, after = pieces
+        answer = decision_id.join(after)
+        if deadline is None:
+            return answer
+        timeout = deadline.timeout
+        if cut_reason is not None:
+            answer = answer.replace(_DURATION, duration_text(timeout))
+        return before + timeout + answer

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from authz.instant import NS_PER_S
 from authz.request import Call, Direction, TlsVersion
 from authz.sidecar.check.check_message import CheckRequest, Entry, Peer
 from authz.sidecar.check.wire_headers import HeaderMemo, WireHeaders
@@ -81,9 +82,12 @@ class Question(Call):
     tls_cipher: str | None
     #: whether there is an `authorization` header
     has_authorization: bool
-    #: the end of the JWT-SVID that proves the caller, in nanoseconds since the epoch; None where none does. It is no
-    #: part of the decision's `valid_until`: it bounds how long what was let in may go on.
-    token_until_ns: int | None = None
+    #: what the caller said in `grpc-timeout`, None where it said nothing
+    timeout: str | None = None
+    #: when Envoy began to serve the request, by the wall clock, in nanoseconds since the epoch; 0 where it does not say
+    started_ns: int = 0
+    #: the last instant at which what proves the caller is valid, None where nothing ends; filled in with `caller`
+    proof_ends_ns: int | None = None
 
 
 class QuestionReader:
@@ -105,14 +109,15 @@ class QuestionReader:
             attributes = CheckRequest.FromString(message).attributes
         except DecodeError as error:
             raise CheckMessageError("the check is no envoy.service.auth.v3.CheckRequest") from error
-        http = attributes.request.http
+        request = attributes.request
+        http = request.http
         source = attributes.source[:]
         peer = source[0] if len(source) == 1 else b"".join(source)
         certificate, address = self._callers.get(peer) or self._caller(peer)
         entries = tuple(attributes.context_extensions[:])
         headers = WireHeaders(self._memo, http.header_map.headers[:], http.headers[:])
         (
-            method, path, host, content_type, upgrade, authorization, request_id, tls_version, tls_cipher, _
+            method, path, host, content_type, upgrade, authorization, request_id, tls_version, tls_cipher, timeout, _
         ) = headers.asked_for()  # fmt: skip
         context = self._contexts.get(entries) or self._context(entries)
         tls, version = _NO_TLS if tls_version is None else _TLS_VERSIONS.get(tls_version, _NO_TLS)
@@ -133,11 +138,14 @@ class QuestionReader:
         if content_type is None and upgrade is None:
             question.protocol = _PROTOCOLS.get(http.protocol, _HTTP_1)
         else:
-            question.protocol = _protocol(http.protocol, content_type, upgrade)
+            question.protocol = protocol_of(http.protocol, content_type, upgrade)
         question.tls_version = version
         question.tls_cipher = tls_cipher or None
         question.has_authorization = authorization is not None
-        question.token_until_ns = None
+        question.timeout = timeout
+        began = request.time
+        question.started_ns = began.seconds * NS_PER_S + began.nanos
+        question.proof_ends_ns = None
         return question
 
     def _caller(self, encoded: bytes) -> Caller:
@@ -189,7 +197,8 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _protocol(version: bytes, content_type: str | None, upgrade: str | None) -> str:
+def protocol_of(version: bytes, content_type: str | None, upgrade: str | None) -> str:
+    """Give the name that records have for what is spoken: HTTP's version, and the headers where there are such."""
     if content_type is not None and (
         content_type == "application/grpc" or content_type.startswith(("application/grpc+", "application/grpc;"))
     ):

@@ -1,9 +1,10 @@
 """Checks that are asked again and again: the same caller, on the same connection, asks for the same once more.
 
-Two such checks differ in their time, in Envoy's own number of the call and in `x-request-id`, and no answer that is
-kept here depends on those. Whoever asks something for the second time has the answer settled: what was decided, until
-when exactly that holds, and what its record and its answer are made of. From then on a check costs what it takes to see
-that it is the same one, a record and an answer.
+Two such checks differ in their time, in Envoy's own number of the call and in `x-request-id`. No decision that is
+kept here depends on those; of an answer, only how long the call may still run does, which is worked out each time.
+Whoever asks something for the second time has the answer settled: what was decided, until when exactly that holds,
+and what its record and its answer are made of. From then on a check costs what it takes to see that it is the same
+one, a record and an answer.
 
 INVARIANT (the same check): the key of a settled answer has all bytes that `question` reads but those of the value of
 the one `x-request-id`, and the entries of context_extensions in one order, which says nothing where no two name the
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from google.protobuf.message import DecodeError
 
+from authz.instant import NS_PER_S
 from authz.proxy.header_names import X_REQUEST_ID
 from authz.sidecar.check.check_message import Entry, HeaderMap, HeaderValue, UnreadCheckRequest
 from authz.sidecar.check.question import MAX_MESSAGE_BYTES
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from authz.identity.verification import VerifiedIdentity
     from authz.policy.index import PolicyIndex
     from authz.sidecar.check.question import Question
+    from authz.sidecar.check.stream_deadline import Bound
 
 #: the peer, the entries of context_extensions, the protocol, and the headers before and behind the request's id
 Key: TypeAlias = "tuple[bytes, tuple[bytes, ...], bytes, bytes, bytes]"
@@ -80,8 +83,8 @@ class Settled:
     #: what its records have in common (`packed_record`)
     path: str | None
     kind: bytes
-    #: what stands before and behind the id in its answers
-    pieces: list[bytes]
+    #: until when such calls may run
+    bound: Bound | None
 
 
 class Repeats:
@@ -105,8 +108,10 @@ class Repeats:
         self._rest = 0
         self._judged_in = _JUDGED_AFTER
 
-    def key(self, message: bytes) -> tuple[Key, bytes] | None:
-        """Give what checks have in common that ask the same, and the request's id; None where that cannot be told.
+    def key(self, message: bytes) -> tuple[Key, bytes, int] | None:
+        """Give what checks have in common that ask the same, the request's id, and when Envoy began to serve it.
+
+        None where that cannot be told. The instant is in nanoseconds since the epoch, 0 where Envoy does not say it.
 
         Raises nothing: what is no check has no key.
         """
@@ -117,7 +122,8 @@ class Repeats:
             attributes = UnreadCheckRequest.FromString(message).attributes
         except DecodeError:
             return None
-        http = attributes.request.http
+        request = attributes.request
+        http = request.http
         maps = http.header_map[:]
         source = attributes.source[:]
         if len(maps) != 1 or len(source) != 1 or len(message) > MAX_MESSAGE_BYTES or http.headers:
@@ -129,7 +135,9 @@ class Repeats:
         end = at + _ID_BYTES
         entries = tuple(attributes.context_extensions[:])
         entries = self._orders.get(entries) or self._in_order(entries)
-        return (source[0], entries, http.protocol, headers[:at], headers[end:]), headers[at:end]
+        began = request.time
+        key = (source[0], entries, http.protocol, headers[:at], headers[end:])
+        return key, headers[at:end], began.seconds * NS_PER_S + began.nanos
 
     def _in_order(self, entries: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """Give the entries in the one order that stands for all; Envoy's maps are in another one each time."""

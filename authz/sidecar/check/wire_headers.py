@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, overload
 
 from google.protobuf.message import DecodeError
 
-from authz.proxy.header_names import AUTHZ_PREFIX, X_AUTHZ_TLS_CIPHER, X_AUTHZ_TLS_VERSION, X_REQUEST_ID
+from authz.proxy.header_names import (
+    AUTHZ_PREFIX,
+    X_AUTHZ_TIMEOUT,
+    X_AUTHZ_TLS_CIPHER,
+    X_AUTHZ_TLS_VERSION,
+    X_REQUEST_ID,
+)
 from authz.sidecar.check.check_message import Entry, HeaderValue
 from authz.sidecar.errors import CheckMessageError
 
@@ -25,7 +31,7 @@ _PLACES: Final = {
     for place, name in enumerate(
         (
             ":method", ":path", ":authority", "content-type", "upgrade", "authorization",
-            X_REQUEST_ID, X_AUTHZ_TLS_VERSION, X_AUTHZ_TLS_CIPHER,
+            X_REQUEST_ID, X_AUTHZ_TLS_VERSION, X_AUTHZ_TLS_CIPHER, X_AUTHZ_TIMEOUT,
         )
     )
 }  # fmt: skip

@@ -46,10 +46,10 @@ def failed_handshake(entry: TCPAccessLogEntry) -> FailedHandshake | None:
         return None
     claimed = _claimed(common.tls_properties)
     failure, reason = plain_failure(said, claimed)
-    version, cipher = _agreed(common.tls_properties)
+    version, cipher = agreed_tls(common.tls_properties)
     return FailedHandshake(
         time_ns=common.start_time.seconds * NS_PER_S + common.start_time.nanos,
-        address=_address(common),
+        address=address_of(common),
         failure=failure,
         reason=reason,
         claimed=claimed,
@@ -69,14 +69,16 @@ def _claimed(tls: TLSProperties) -> SpiffeId | None:
         return None
 
 
-def _agreed(tls: TLSProperties) -> tuple[str | None, str | None]:
+def agreed_tls(tls: TLSProperties) -> tuple[str | None, str | None]:
+    """Give the version and the cipher suite of a connection, None where none were agreed."""
     number = tls.tls_cipher_suite.value
     if number in {0, _NO_CIPHER}:
         return None, None
     return _VERSIONS.get(tls.tls_version), _CIPHERS.get(number)
 
 
-def _address(common: AccessLogCommon) -> str:
+def address_of(common: AccessLogCommon) -> str:
+    """Give `ip:port` of who connected, "" where there is none (a unix socket)."""
     at = common.downstream_direct_remote_address.socket_address
     host = at.address[:MAX_ADDRESS_CHARS]
     if not host:

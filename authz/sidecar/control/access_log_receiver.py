@@ -1,8 +1,8 @@
 """Envoy's access log service: takes the entries of each stream apart by what they are about, and waits for nobody.
 
 Envoy sends as fast as it can and keeps nothing; so does this: a message is read, its entries are handed over, and what
-finds no room is a number. There are entries of connections (failed handshakes) and of requests; each kind has a sink,
-and what has none is let go.
+finds no room is a number. There are entries of connections (failed handshakes) and of calls (that were cut); each kind
+has a sink.
 
 Runs in the loop that hosts control's services; sinks are called there and must not block.
 
@@ -14,20 +14,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import grpc
 from envoy.service.accesslog.v3 import als_pb2
 
-from authz.sidecar.control.access_log_message import failed_handshake
 from authz.workload_api.peer_front import PeerFront
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from envoy.data.accesslog.v3.accesslog_pb2 import TCPAccessLogEntry
+    from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, TCPAccessLogEntry
 
-    from authz.records.failed_handshake import FailedHandshake
     from authz.workload_api.peer import Peer
 
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
@@ -35,48 +33,62 @@ METHOD: Final = "StreamAccessLogs"
 #: Envoy's buffer (authz.proxy.access_log.BUFFER_BYTES) and one entry more, whose largest part is the names of a
 #: certificate: at most 100 KiB of certificates come in a handshake (BoringSSL's limit), and each name stands once
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
-#: handshakes that wait for the next look at them, of some hundred bytes: seconds of the worst flood
+#: what of a kind waits for the next look at it, of some hundred bytes each: seconds of the worst flood of handshakes
 MOST_WAITING: Final = 10_000
 #: only the user whose sidecar this is may write into its records
 _SOCKET_MODE: Final = 0o600
 _ROOT: Final = 0
 
+Entry = TypeVar("Entry")
+Value = TypeVar("Value")
 
-class FailedHandshakes:
-    """The failed handshakes that were heard of and not looked at: one thread adds, another takes."""
 
-    def __init__(self) -> None:
+class Heard(Generic[Entry, Value]):
+    """What was heard of and not looked at: one thread adds entries, another takes what `read` makes of them.
+
+    An entry that is nothing to it is None to `read`.
+    """
+
+    def __init__(self, read: Callable[[Entry], Value | None]) -> None:
+        self._read = read
         # A deque's append and popleft are atomic; the number is written by one thread and only grows.
-        self._waiting: deque[FailedHandshake] = deque()
+        self._waiting: deque[Value] = deque()
         self._unread = self._told_unread = 0
 
-    def add(self, entries: Iterable[TCPAccessLogEntry]) -> None:
-        """Take the entries of connections; those whose handshake succeeded are nothing to it."""
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Take entries, as many as find room."""
         for entry in entries:
-            handshake = failed_handshake(entry)
-            if handshake is None:
+            value = self._read(entry)
+            if value is None:
                 continue
             if len(self._waiting) < MOST_WAITING:
-                self._waiting.append(handshake)
+                self._waiting.append(value)
             else:
                 self._unread += 1
 
-    def take(self) -> tuple[list[FailedHandshake], int]:
+    def take(self, most: int = MOST_WAITING) -> tuple[list[Value], int]:
         """Give what waits, in the order in which it came, and how many more found no room since the last time."""
-        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
         unread = self._unread
         more, self._told_unread = unread - self._told_unread, unread
         return taken, more
 
 
 class AccessLogReceiver:
-    """The service on a unix socket of mode 0600; `connections` gets the entries of connections."""
+    """The service on a unix socket of mode 0600; `connections` and `calls` get the entries of what they are called."""
 
     name = "access log"
 
-    def __init__(self, socket: str, *, connections: Callable[[Iterable[TCPAccessLogEntry]], None]) -> None:
+    def __init__(
+        self,
+        socket: str,
+        *,
+        connections: Callable[[Iterable[TCPAccessLogEntry]], None],
+        calls: Callable[[Iterable[HTTPAccessLogEntry]], None],
+    ) -> None:
         self._socket = socket
         self._connections = connections
+        self._calls = calls
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Receive until cancelled; raises an AuthzError where the socket cannot be listened on."""
@@ -115,6 +127,8 @@ class AccessLogReceiver:
         match message.WhichOneof("log_entries"):
             case "tcp_logs":
                 self._connections(message.tcp_logs.log_entry)
+            case "http_logs":
+                self._calls(message.http_logs.log_entry)
             case _:  # a stream's first message may hold its name alone
                 pass
 

@@ -35,6 +35,7 @@ from authz.sidecar.record_ring import RingConsumer
 
 if TYPE_CHECKING:
     from authz.sidecar.control.control_services import ControlServices
+    from authz.sidecar.control.cut_records import CutRecords
     from authz.sidecar.control.handshake_records import HandshakeRecords
     from authz.sidecar.control.identity_delivery import IdentityDelivery
     from authz.sidecar.control.own_identity import FileIdentity
@@ -92,7 +93,7 @@ class ControlProcess:
             if self._identity is not None and self._delivery is None
             else None
         )
-        self._handshakes = self._handshake_records(settings)
+        self._access_log = self._access_log_records(settings)
         self._watch = FolderWatch(settings.policies, changed=self._folder_changed)
         self._changed = False
         self._told_to_end = self._told_to_reopen = False
@@ -120,8 +121,7 @@ class ControlProcess:
             if self._services is not None:
                 self._services.bell.answer()
                 self._services.look()
-            if self._handshakes is not None:
-                self._handshakes.look(time.time_ns())
+            self._look_at_access_log()
             self._shared.control_cell.beat()
             idle = 0 if self._drain.drain() else idle + 1
             self._look_at_files()
@@ -129,8 +129,8 @@ class ControlProcess:
                 self._changed = not self._supervisor.send(FolderChanged())
         if self._services is not None:
             self._services.stop()
-        if self._handshakes is not None:
-            self._handshakes.end(time.time_ns())
+        if self._access_log is not None:
+            self._access_log[0].end(time.time_ns())
         self._drain_to_the_end(looks=_LAST_LOOKS if alone else 0)
 
     def _identity_delivery(self, settings: SidecarSettings) -> IdentityDelivery | None:
@@ -147,15 +147,25 @@ class ControlProcess:
             status_changed=self._write_status,
         )
 
-    def _handshake_records(self, settings: SidecarSettings) -> HandshakeRecords | None:
+    def _access_log_records(self, settings: SidecarSettings) -> tuple[HandshakeRecords, CutRecords] | None:
         if settings.access_log_socket is None or self._services is None:
             return None
-        from authz.sidecar.control.access_log_receiver import AccessLogReceiver, FailedHandshakes  # noqa: PLC0415
+        # grpcio and Envoy's messages are large, and most of control does not need them.
+        from authz.sidecar.control.access_log_message import failed_handshake  # noqa: PLC0415
+        from authz.sidecar.control.access_log_receiver import AccessLogReceiver, Heard  # noqa: PLC0415
+        from authz.sidecar.control.cut_message import cut_call  # noqa: PLC0415
+        from authz.sidecar.control.cut_records import CutRecords  # noqa: PLC0415
         from authz.sidecar.control.handshake_records import HandshakeRecords  # noqa: PLC0415
 
-        heard = FailedHandshakes()
-        self._services.add(AccessLogReceiver(settings.access_log_socket, connections=heard.add))
-        return HandshakeRecords(heard=heard, sidecar=settings.service, put=self._drain.put, now_ns=time.time_ns())
+        handshakes, cuts = Heard(failed_handshake), Heard(cut_call)
+        self._services.add(
+            AccessLogReceiver(settings.access_log_socket, connections=handshakes.add, calls=cuts.add),
+        )
+        name, put = settings.service, self._drain.put
+        return (
+            HandshakeRecords(heard=handshakes, sidecar=name, put=put, now_ns=time.time_ns()),
+            CutRecords(heard=cuts, sidecar=name, put=put),
+        )
 
     def _say_usable(self, *, usable: bool) -> None:
         self._supervisor.send(IdentityNotice(usable=usable))
@@ -197,8 +207,8 @@ class ControlProcess:
                     return False
                 case StatusNotice() as notice, _:
                     self._notice = notice
-                    if self._handshakes is not None:
-                        self._handshakes.revision = notice.revision or ""
+                    for records in self._access_log or ():
+                        records.revision = notice.revision or ""
                     self._write_status()
                     self._supervisor.send(StatusWritten(serial=notice.serial))
                 case OwnPolicyNotice(own=own), _:
@@ -222,6 +232,12 @@ class ControlProcess:
         if now_s - self._counted_s >= _COUNTED_INTERVAL_S:
             self._counted_s = now_s
             self._say_counted()
+
+    def _look_at_access_log(self) -> None:
+        if self._access_log is not None:
+            handshakes, cuts = self._access_log
+            handshakes.look(time.time_ns())
+            cuts.look()
 
     def _look_at_identity(self) -> None:
         if self._delivery is not None:
@@ -250,6 +266,7 @@ class ControlProcess:
     def _drain_to_the_end(self, *, looks: int) -> None:
         left = looks
         while True:
+            self._look_at_access_log()
             moved = self._drain.drain()
             if moved:
                 left = looks

@@ -11,14 +11,24 @@ from authz.records.handshake_allowance import HandshakeAllowance
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from envoy.data.accesslog.v3.accesslog_pb2 import TCPAccessLogEntry
+
+    from authz.records.failed_handshake import FailedHandshake
     from authz.records.handshake_allowance import CountedHandshake
-    from authz.sidecar.control.access_log_receiver import FailedHandshakes
+    from authz.sidecar.control.access_log_receiver import Heard
 
 
 class HandshakeRecords:
     """Takes what the receiver has heard; `put` has a line written. For control's main loop."""
 
-    def __init__(self, *, heard: FailedHandshakes, sidecar: str, put: Callable[[bytes], None], now_ns: int) -> None:
+    def __init__(
+        self,
+        *,
+        heard: Heard[TCPAccessLogEntry, FailedHandshake],
+        sidecar: str,
+        put: Callable[[bytes], None],
+        now_ns: int,
+    ) -> None:
         self._heard = heard
         self._sidecar = sidecar
         self._put = put

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from authz.proxy.addresses import UnixAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
-from authz.proxy.check_filter import EXT_AUTHZ
+from authz.proxy.header_names import EXT_AUTHZ
 from authz.proxy.spec import ServiceDestination, SidecarSpec, TrustBundle
 from authz.proxy.tls import svid_secret
 from authz.request import Direction

@@ -164,7 +164,8 @@ def test_forged_and_overriding_headers_are_removed_before_ours_are_set() -> None
         assert prefixes == ["x-authz-", "x-envoy-"]
         assert {mutation.remove for mutation in early.mutations} >= set(OVERRIDE_HEADERS)
         set_ = [mutation.append.header.key for mutation in early.mutations if mutation.HasField("append")]
-        assert set_ == (["x-authz-tls-version", "x-authz-tls-cipher"] if name == "inbound" else [])
+        connection = ["x-authz-tls-version", "x-authz-tls-cipher"] if name == "inbound" else []
+        assert set_ == ["x-authz-timeout", *connection]
 
 
 def test_the_protocol_of_a_call_is_kept_towards_every_destination() -> None:

@@ -14,7 +14,8 @@ from hypothesis import given, strategies as st
 from authz.decision import Reason
 from authz.sidecar.control import access_log_receiver
 from authz.sidecar.control.access_log_message import failed_handshake
-from authz.sidecar.control.access_log_receiver import AccessLogReceiver, FailedHandshakes
+from authz.sidecar.control.access_log_receiver import AccessLogReceiver, Heard
+from authz.sidecar.control.cut_message import cut_call
 
 REFUSED = (
     "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify cert failed: "
@@ -107,8 +108,8 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
 
 def test_what_finds_no_room_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_log_receiver, "MOST_WAITING", 3)
-    heard = FailedHandshakes()
-    receiver = AccessLogReceiver("", connections=heard.add)
+    heard = Heard(failed_handshake)
+    receiver = AccessLogReceiver("", connections=heard.add, calls=Heard(cut_call).add)
     receiver.take(message(*(entry() for _ in range(5))))
     taken, unread = heard.take()
     assert (len(taken), unread) == (3, 2)
@@ -117,37 +118,41 @@ def test_what_finds_no_room_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(heard.take()[0]) == 1
 
 
-def test_entries_of_requests_are_let_go() -> None:
-    heard = FailedHandshakes()
-    request = als_pb2.StreamAccessLogsMessage(
-        http_logs=als_pb2.StreamAccessLogsMessage.HTTPAccessLogEntries(
-            log_entry=[accesslog_pb2.HTTPAccessLogEntry(common_properties=entry().common_properties)]
+def test_connections_and_calls_go_to_whom_they_are_for() -> None:
+    connections: list[object] = []
+    calls: list[object] = []
+    receiver = AccessLogReceiver("", connections=connections.extend, calls=calls.extend)
+    call = accesslog_pb2.HTTPAccessLogEntry(common_properties=entry().common_properties)
+    receiver.take(
+        als_pb2.StreamAccessLogsMessage(
+            http_logs=als_pb2.StreamAccessLogsMessage.HTTPAccessLogEntries(log_entry=[call])
         )
     )
-    AccessLogReceiver("", connections=heard.add).take(request)
-    assert heard.take() == ([], 0)
+    receiver.take(message(entry()))
+    receiver.take(als_pb2.StreamAccessLogsMessage())
+    assert (connections, calls) == ([entry()], [call])
 
 
 class TestAnyBytes:
     @given(data=st.binary(max_size=300))
     def test_are_no_message_or_one_that_can_be_read(self, data: bytes) -> None:
-        heard = FailedHandshakes()
+        heard = Heard(failed_handshake)
         try:
             parsed = als_pb2.StreamAccessLogsMessage.FromString(data)
         except DecodeError:
             return
-        AccessLogReceiver("", connections=heard.add).take(parsed)
+        AccessLogReceiver("", connections=heard.add, calls=Heard(cut_call).add).take(parsed)
 
     @given(data=st.data())
     def test_in_the_place_of_any_part_of_an_entry_change_no_more_than_what_is_read(self, data: st.DataObject) -> None:
         whole = message(entry(), entry()).SerializeToString()
         at = data.draw(st.integers(0, len(whole) - 1))
         changed = whole[:at] + data.draw(st.binary(min_size=1, max_size=4)) + whole[at + 1 :]
-        heard = FailedHandshakes()
+        heard = Heard(failed_handshake)
         try:
             parsed = als_pb2.StreamAccessLogsMessage.FromString(changed)
         except DecodeError:
             return
-        AccessLogReceiver("", connections=heard.add).take(parsed)
+        AccessLogReceiver("", connections=heard.add, calls=Heard(cut_call).add).take(parsed)
         for read in heard.take()[0]:
             assert read.reason in {Reason.UNIDENTIFIED, Reason.UNTRUSTED}

@@ -9,6 +9,8 @@ from authz.decision import Decision, Reason, Verdict
 from authz.identity.spiffe_id import SpiffeId
 from authz.request import Call, Direction
 from authz.sidecar.check.answer import FAULT, answer_bytes
+from authz.sidecar.check.prepared_answer import PreparedAnswers
+from authz.sidecar.check.stream_deadline import StreamDeadline
 
 CALLER = SpiffeId.parse("spiffe://shop.example/ns/shop/sa/orders")
 
@@ -102,3 +104,35 @@ def test_the_access_log_gets_the_decision_id_on_allow_and_deny(reason: Reason) -
     metadata = answer(reason, call()).dynamic_metadata
     assert metadata["decision_id"] == "d1"
     assert metadata["reason"] == reason.value
+
+
+@pytest.mark.parametrize(
+    "deadline",
+    [
+        None,
+        StreamDeadline(b"00005000m", Reason.CLOSED),
+        StreamDeadline(b"00100800S", Reason.UNIDENTIFIED),
+        StreamDeadline(b"00000001S", None),
+    ],
+)
+@pytest.mark.parametrize("is_grpc", [False, True])
+def test_an_answer_that_was_prepared_is_the_one_that_would_be_written(
+    deadline: StreamDeadline | None,
+    is_grpc: bool,  # noqa: FBT001
+) -> None:
+    prepared, asked, caller = PreparedAnswers(), call(), str(call().caller)
+    decision = Decision(reason=Reason.ALLOWED, policy="p", revision="r")
+    before = None if deadline is None else deadline._replace(timeout=b"00000007m")
+    for decision_id, ends in (("1" * 32, before), ("2" * 32, deadline)):
+        written = answer_bytes(decision=decision, decision_id=decision_id, call=asked, is_grpc=is_grpc, deadline=ends)
+        given = prepared.answer(
+            decision=decision,
+            decision_id=decision_id.encode(),
+            call=asked,
+            caller=caller,
+            is_grpc=is_grpc,
+            deadline=ends,
+        )
+        read = external_auth_pb2.CheckResponse.FromString
+        assert read(given) == read(written)
+        assert len(given) == len(written)

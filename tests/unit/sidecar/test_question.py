@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
+from google.protobuf import timestamp_pb2
 from hypothesis import example, given, settings, strategies as st
 
 from authz.request import Direction, TlsVersion
@@ -128,6 +129,7 @@ def test_the_messages_are_envoys_own() -> None:
         "SocketAddress": address_pb2.SocketAddress,
         "HeaderMap": base_pb2.HeaderMap,
         "HeaderValue": base_pb2.HeaderValue,
+        "Timestamp": timestamp_pb2.Timestamp,
         "Entry": attribute_context_pb2.AttributeContext.HttpRequest.HeadersEntry,
         "UnreadCheckRequest": external_auth_pb2.CheckRequest,
         "UnreadAttributeContext": attribute_context_pb2.AttributeContext,
@@ -141,8 +143,8 @@ def test_the_messages_are_envoys_own() -> None:
             field = theirs[name]
             assert (field.number, field.is_repeated) == (number, kind.endswith("[]")), name
             # texts and messages are bytes of the same form
-            is_number = field.type == field.TYPE_UINT32
-            assert is_number == (kind == "uint32"), name
+            numbers = {"uint32": field.TYPE_UINT32, "int32": field.TYPE_INT32, "int64": field.TYPE_INT64}
+            assert {field.type} & set(numbers.values()) == ({numbers[kind]} if kind in numbers else set()), name
 
 
 NAMES = st.sampled_from(

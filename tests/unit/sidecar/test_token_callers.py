@@ -305,7 +305,7 @@ class TestMemo:
                 destination = called_party(index, question)
                 assert destination is not None
                 checker._subject(index, question, destination, token(), NOW_NS)
-            assert question.token_until_ns == end_ns
+            assert question.proof_ends_ns == end_ns
         assert sidecar.ask(bearer(token())).record.decision.valid_until_ns is None
 
 

@@ -1,0 +1,87 @@
+"""What a call hears that its deadline cuts before the answer began: the refusal that a new call would get.
+
+Envoy ends a stream whose time is over with a 504, or a 408 where the request was unfinished, and tells a gRPC caller 4
+(DEADLINE_EXCEEDED). The check's answer said in its dynamic metadata why the call is refused from then on; a call that
+was ended by a limit of its caller's own has no such word, and hears what Envoy says.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLogFilter, ExtensionFilter
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+    SubstitutionFormatString,
+)
+from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    LocalReplyConfig,
+    ResponseMapper,
+)
+
+from authz.proxy.header_names import CUT_REASON, EXT_AUTHZ, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON
+from authz.proxy.rendering import packed
+
+#: reasons -> (HTTP status, gRPC status), as a refusal by the check has them; all others are 403 PERMISSION_DENIED
+_UNAUTHENTICATED: Final = (401, 16)
+_PERMISSION_DENIED: Final = (403, 7)
+
+METADATA: Final = f'metadata.filter_metadata["{EXT_AUTHZ}"]'
+#: CEL over Envoy's attributes: a call to which the check had set a deadline for a reason.
+HAS_DEADLINE: Final = f'"{EXT_AUTHZ}" in metadata.filter_metadata && "{CUT_REASON}" in {METADATA}'
+OVER: Final = 'response.code_details == "max_duration_timeout"'
+_IS_CUT: Final = f"{OVER} && {HAS_DEADLINE}"
+_IS_UNPROVEN: Final = f'{METADATA}["{CUT_REASON}"] in ["unidentified", "untrusted"]'
+_IS_GRPC: Final = (
+    '"content-type" in request.headers && request.headers["content-type"].matches("^application/grpc([+;].*)?$")'
+)
+
+
+def cut_replies() -> LocalReplyConfig:
+    """Give what turns Envoy's answer to a call that its deadline cut into ours; others stay as they are."""
+    return LocalReplyConfig(
+        mappers=[
+            _mapper(f"{_IS_CUT} && {_IS_UNPROVEN} && {_IS_GRPC}", _UNAUTHENTICATED, is_grpc=True),
+            _mapper(f"{_IS_CUT} && {_IS_UNPROVEN}", _UNAUTHENTICATED, is_grpc=False),
+            _mapper(f"{_IS_CUT} && {_IS_GRPC}", _PERMISSION_DENIED, is_grpc=True),
+            _mapper(_IS_CUT, _PERMISSION_DENIED, is_grpc=False),
+        ]
+    )
+
+
+def _mapper(expression: str, status: tuple[int, int], *, is_grpc: bool) -> ResponseMapper:
+    http_status, grpc_status = status
+    reason, decision_id = _from_the_check(CUT_REASON), _from_the_check("decision_id")
+    headers = [(X_AUTHZ_REASON, reason), (X_AUTHZ_DECISION_ID, decision_id)]
+    if is_grpc:
+        headers.append(("grpc-status", str(grpc_status)))
+    elif http_status == _UNAUTHENTICATED[0]:
+        headers.append(("www-authenticate", "SPIFFE"))
+    body = f'{{"error": "denied", "reason": "{reason}", "decision_id": "{decision_id}"}}'
+    return ResponseMapper(
+        filter=AccessLogFilter(
+            extension_filter=ExtensionFilter(
+                name="envoy.access_loggers.extension_filters.cel",
+                typed_config=packed(ExpressionFilter(expression=expression)),
+            )
+        ),
+        status_code=http_status,
+        body_format_override=SubstitutionFormatString(
+            text_format_source=DataSource(inline_string=body), content_type="application/json"
+        ),
+        headers_to_add=[
+            HeaderValueOption(
+                header=HeaderValue(key=name, value=value),
+                append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+            )
+            for name, value in headers
+        ],
+    )
+
+
+def _from_the_check(key: str) -> str:
+    return f"%DYNAMIC_METADATA({EXT_AUTHZ}:{key})%"

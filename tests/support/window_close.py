@@ -1,0 +1,133 @@
+"""A window that closes on every kind of long stream, through a local mesh: how each ended, and what was recorded."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.support.local_mesh import eventually
+from tests.support.long_streams import Ended, LongStream, every_long_stream, path_of
+
+if TYPE_CHECKING:
+    from tests.support.local_mesh import LocalMesh
+
+SET: Final = """
+apiVersion: authz/v1
+kind: Mesh
+metadata: {name: shop}
+spec: {trustDomains: [shop.example]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: orders}
+spec: {identities: ["spiffe://shop.example/orders"]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: catalog}
+spec: {identities: ["spiffe://shop.example/catalog"]}
+"""
+_TIMED: Final = """
+apiVersion: authz/v1
+kind: MicroPolicy
+metadata: {{name: timed}}
+spec:
+  from: [{{services: [orders]}}]
+  to: [{{services: [catalog], operations: all}}]
+  window: {{opens: 2026-01-01T00:00:00Z, closes: {closes}}}
+"""
+WATCH: Final = "/shop.v1.Catalog/Watch"
+KINDS: Final = tuple(every_long_stream("", "", ""))
+#: enough for a loaded machine to open all streams
+WINDOW: Final = timedelta(seconds=8)
+#: a bound for what must happen, never a measure
+PATIENCE_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    """When the window closed (seconds since the epoch), and how each kind of stream ended.
+
+    `cuts` are the records of those ends by kind and direction, `allowed` those of the decisions, by their ids.
+    """
+
+    at_s: float
+    ended: dict[str, Ended]
+    cuts: dict[str, dict[str, dict[str, Any]]]
+    allowed: dict[str, dict[str, Any]]
+
+    def has_all_records(self) -> bool:
+        """Whether both sidecars have told of every stream's end."""
+        return all(set(self.cuts[kind]) == {"inbound", "outbound"} for kind in KINDS)
+
+
+def closing(at: datetime) -> str:
+    """Give the policy whose window closes then."""
+    return _TIMED.format(closes=at.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+
+
+def put(mesh: LocalMesh, text: str) -> None:
+    """Put a policy in place, and wait until every sidecar decides by it."""
+    before = {service["name"]: service["policy"]["revision"] for service in mesh.status()["services"]}
+    draft = mesh.policies / ".timed.yaml"
+    draft.write_text(text)
+    draft.replace(mesh.policies / "timed.yaml")
+
+    def all_changed() -> bool:
+        return all(one["policy"]["revision"] != before[one["name"]] for one in mesh.status()["services"])
+
+    assert eventually(all_changed)
+
+
+def close_on_every_stream(mesh: LocalMesh) -> Close:
+    """Open every kind of stream within one window, and wait for all of them to end, and for their records."""
+    begun_s = time.time()
+    closes = datetime.now(UTC) + WINDOW
+    put(mesh, closing(closes))
+    outbound = mesh.service("orders")["outbound"]
+    streams = [LongStream(name, run) for name, run in every_long_stream(outbound, "catalog", WATCH).items()]
+    for stream in streams:
+        assert stream.begun.wait(PATIENCE_S), stream.name
+    assert time.time() < closes.timestamp(), "the machine was too slow to open the streams within their window"
+    ended: dict[str, Ended] = {}
+    for stream in streams:
+        end = stream.ended.get(timeout=PATIENCE_S)
+        assert isinstance(end, Ended), (stream.name, end)
+        ended[stream.name] = end
+    closed: Close | None = None
+
+    def told() -> bool:
+        nonlocal closed
+        records = _records(mesh, begun_s)
+        closed = Close(
+            at_s=closes.timestamp(),
+            ended=ended,
+            cuts={kind: _cuts_of(records, number) for number, kind in enumerate(KINDS)},
+            allowed={one["decision_id"]: one for one in records if not one["cut"]},
+        )
+        return closed.has_all_records()
+
+    eventually(told)
+    assert closed is not None
+    return closed
+
+
+def _records(mesh: LocalMesh, since_s: float) -> list[dict[str, Any]]:
+    lines = [
+        json.loads(line)
+        for service in mesh.status()["services"]
+        for line in Path(service["decision_log"]).read_bytes().splitlines()
+    ]
+    return [one for one in lines if datetime.fromisoformat(one["time"]).timestamp() >= since_s]
+
+
+def _cuts_of(records: list[dict[str, Any]], number: int) -> dict[str, dict[str, Any]]:
+    """Give the records of a kind's end by direction; there must not be two of one."""
+    found = [one for one in records if one["cut"] and one["path"] == path_of(WATCH, number)]
+    by_direction = {one["direction"]: one for one in found}
+    assert len(by_direction) == len(found), "an end was recorded twice"
+    return by_direction
