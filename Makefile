@@ -18,11 +18,11 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help install demo test test-peers test-built-peers check bench bench-engine proof proof-http2 fuzz format lock clean
+.PHONY: help install demo test test-peers test-built-peers check bench bench-engine bench-streams proof proof-http2 fuzz format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | \
-		while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+		while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 $(STAMP): constraints.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'make: no python3.11 or newer found; install one, or say make PYTHON=/path/to/python3' >&2; exit 1; }
@@ -87,6 +87,9 @@ bench: $(STAMP) ## measure what asking costs a call on real Envoys (needs wrk; A
 	@test -n "$(ARGS)" || $(BIN)/python -m tests.bench.engine
 	@test -n "$(ARGS)" || $(BIN)/python -m tests.bench.hours
 	@$(BIN)/python -m tests.bench.check_path $(ARGS)
+
+bench-streams: $(STAMP) ## close a window on every kind of long stream (ARGS=--write puts the table into docs/windows-that-close.md)
+	@$(BIN)/python -m tests.bench.streams $(ARGS)
 
 proof: $(STAMP) ## compare the engine with the reference on 1,000,000 generated calls (ARGS='--seed N')
 	@$(BIN)/python -m tests.conformance.million $(ARGS)

@@ -37,6 +37,7 @@ from authz.identity.spiffe_id import SpiffeId, TrustDomain
 from authz.identity.trust import Trust
 from authz.identity.verification import PeerVerification, Unidentified
 from authz.identity.x509_chain import chain_from_pem, verify_x509_svid
+from authz.insight.attempt import attempt_of_line
 from authz.instant import NS_PER_MS, rfc3339_from_ns
 from authz.issuer.attestor.container_evidence import (
     container_facts,
@@ -59,8 +60,11 @@ from authz.policy.policy_set import PolicySet, parse_policy_set
 from authz.policy.policy_test import directory_of
 from authz.policy.revocation import parse_revocation
 from authz.policy.route import GrpcMethod, PathShape, PathTemplate, parse_method, path_segments
+from authz.policy.schema import Kind
 from authz.policy.segment_trie import SegmentTrie
 from authz.policy.window import HORIZON_NS, parse_instant_ns
+from authz.policy.window_edit import closed_at
+from authz.records.cut_call import cut_line
 from authz.records.failed_handshake import handshake_line
 from authz.records.record_lines import RecordLines
 from authz.request import Call, Direction
@@ -69,7 +73,9 @@ from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.http2.frames import HEADER_BYTES
 from authz.sidecar.check.http2.health import NOT_SERVING, SERVING
 from authz.sidecar.check.http2.limits import MAX_FRAME_BYTES
-from authz.sidecar.control.access_log_receiver import AccessLogReceiver, FailedHandshakes
+from authz.sidecar.control.access_log_message import failed_handshake
+from authz.sidecar.control.access_log_receiver import AccessLogReceiver, Heard
+from authz.sidecar.control.cut_message import cut_call
 from authz.sidecar.in_force import InForce, PolicyInForce
 from tests.conformance import reference
 from tests.support import http2_frames
@@ -86,6 +92,7 @@ if TYPE_CHECKING:
 
 #: as its module says
 MAX_HANDSHAKE_LINE_BYTES: Final = 6 * 1024
+MAX_CUT_LINE_BYTES = 16 * 1024
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -406,6 +413,43 @@ def check_bytes(data: bytes) -> None:
     assert not allowed or b"-----BEGIN CERTIFICATE-----" in unquote_to_bytes(data)
 
 
+# --- windows
+
+
+def log_line(data: bytes) -> None:
+    """A line of a decision log is damaged, tells nothing, or is an attempt that the line itself says."""
+    for line in data.split(b"\n")[:MAX_LINES]:
+        attempt = parsed_or_refused(attempt_of_line, line)
+        if attempt is not None:
+            record = json.loads(line)
+            assert (record["decision"], record["policy"][:2048]) == ("deny", attempt.name)
+            assert (record["reason"] in {"closed", "decommissioned"}) == attempt.after
+            assert parse_instant_ns(record["time"]) == attempt.time_ns
+
+
+def window_edit(data: bytes) -> None:
+    """In any set each date is moved where it stands, or refused; what is moved loads, or closes before it opens."""
+    content = PREAMBLE.encode() + b"---\n" + data
+    policy_set = loaded(content)
+    for kind, named in () if policy_set is None else windows_in(policy_set):
+        edit = parsed_or_refused(lambda end: closed_at(SourceFile("x", content), kind, named, end), END)  # noqa: B023 called at once
+        if edit is not None:
+            changed = loaded(edit.file.content)
+            assert edit.old is not None or len(edit.file.content) > len(content)
+            assert END.encode() in edit.file.content
+            assert changed is None or (kind, named) in windows_in(changed)
+
+
+END: Final = "2026-06-01T00:00:00Z"
+
+
+def windows_in(policy_set: PolicySet) -> list[tuple[Kind, str]]:
+    return [
+        *((Kind.THIRD_PARTY, each.name) for each in policy_set.third_parties),
+        *((Kind.MICRO_POLICY, each.name) for each in policy_set.micro_policies if not each.window.always),
+    ]
+
+
 CERTIFICATE: Final = pem(leaf())
 
 
@@ -614,13 +658,18 @@ def http2_headers(data: bytes) -> None:
 
 
 def access_log(content: bytes) -> None:
-    """What Envoy tells of connections gives records of one short line each, whatever whoever connected put into it."""
+    """What Envoy tells of connections and calls gives records of one short line each, whatever others put into it."""
     try:
         message = als_pb2.StreamAccessLogsMessage.FromString(content)
     except DecodeError:
         return
-    heard = FailedHandshakes()
-    AccessLogReceiver("", connections=heard.add).take(message)
+    heard, cuts = Heard(failed_handshake), Heard(cut_call)
+    AccessLogReceiver("", connections=heard.add, calls=cuts.add).take(message)
+    for call in cuts.take()[0]:
+        line = cut_line(call, sidecar="s", revision="r")
+        assert len(line) < MAX_CUT_LINE_BYTES
+        assert all(0x20 <= byte < 0x7F for byte in line[:-1])
+        assert json.loads(line)["decision"] == "deny"
     for handshake in heard.take()[0]:
         line = handshake_line(handshake, decision_id="d", sidecar="s", revision="r")
         assert len(line) < MAX_HANDSHAKE_LINE_BYTES
@@ -649,6 +698,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     for each in (
         loader, documents, window, path, pattern, identity, host, instant, asked_call, check_bytes, check_call,
         certificate, bearer, x509_chain, jwt_svid, trust_bundle, http2_session, http2_headers, access_log, container,
-        endpoint_location, federated_bundle,
+        endpoint_location, federated_bundle, log_line, window_edit,
     )
 }  # fmt: skip

@@ -24,8 +24,11 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 ELLIPSIS = "…"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+
+
+GUIDE = blocks("console", (ROOT / "docs/windows.md").read_text())
 
 
 def steps(block: str) -> list[tuple[str, str]]:
@@ -70,9 +73,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.envoy
-@pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.splitlines()[0][:60])
-def test_every_command_prints_what_the_readme_says(block: str, folder: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+@pytest.mark.parametrize("block", [*blocks("console"), *GUIDE], ids=lambda block: block.splitlines()[0][:60])
+def test_every_command_prints_what_the_readme_and_the_guide_say(block: str, folder: Path) -> None:
+    environment = {
+        **os.environ,
+        "NO_COLOR": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     try:
         for command, expected in steps(block):
             shown = on_a_terminal(command, folder, environment)
