@@ -207,7 +207,7 @@ def test_before_the_first_svid_sidecar_and_envoy_are_not_ready_and_then_they_are
         with source:
             for envoy in envoys:
                 mesh.wait(envoy.is_ready)
-            assert mesh.status("orders")["ready"] is True
+            mesh.wait(lambda: mesh.status("orders")["ready"] is True)
             mesh.wait(lambda: mesh.call().status == 200)
 
 
