@@ -13,7 +13,19 @@ _UNITS: Final = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": time
 
 def duration(text: str) -> timedelta:
     """Read a duration of at least a second; raises ArgumentTypeError."""
+    found = duration_or_none_at_all(text)
+    if not found:
+        raise _no_duration(text)
+    return found
+
+
+def duration_or_none_at_all(text: str) -> timedelta:
+    """Read a duration, which may be nothing: for who says himself what is too short; raises ArgumentTypeError."""
     written = _DURATION.fullmatch(text)
-    if written is None or not int(written[1]):
-        raise argparse.ArgumentTypeError(f"`{text}` is no duration such as 90s, 30m, 1h or 7d")
+    if written is None:
+        raise _no_duration(text)
     return int(written[1]) * _UNITS[written[2]]
+
+
+def _no_duration(text: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"`{text}` is no duration such as 90s, 30m, 1h or 7d")

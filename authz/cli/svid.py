@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from authz.cli.arguments import YES, Subcommands
+from authz.cli.duration import duration_or_none_at_all
 from authz.cli.svid_show import add_show
 from authz.cli.svid_verify import add_verify
 from authz.errors import UsageError
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from authz.policy.policy_set import PolicySet
 
 _AUTHORITY_LIFETIME = timedelta(days=365)
-_LIFETIME = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 #: X.509 counts in whole seconds, and a renewal takes place at half of this.
 _SHORTEST_LIFETIME = timedelta(seconds=2)
 #: How long `--renew` waits at most before it looks at the clock again, which may have been set meanwhile.
@@ -107,10 +105,7 @@ def _add_mint(commands: Subcommands) -> None:
 
 
 def _lifetime(text: str) -> timedelta:
-    written = _LIFETIME.fullmatch(text)
-    if written is None:
-        raise argparse.ArgumentTypeError(f"`{text}` is no duration such as 90s, 30m, 1h or 7d")
-    lifetime = int(written[1]) * _UNITS[written[2]]
+    lifetime = duration_or_none_at_all(text)
     if lifetime < _SHORTEST_LIFETIME:
         raise argparse.ArgumentTypeError(f"`{text}` is too short: an SVID lives for two seconds at least")
     return lifetime
