@@ -247,21 +247,16 @@ class Checker:
             (perf_counter_ns() - started_ns) // 1000,
             settled.kind,
         )
+        decision, deadline = settled.decision, deadline_within(settled.bound, began_ns, now_ns)
         if not self._record(packed) and self._strict:
-            return self._prepared.answer(
-                decision=self._unrecorded(settled.decision),
-                decision_id=decision_id,
-                call=question,
-                caller=settled.caller,
-                is_grpc=question.protocol == "grpc",
-            )
+            decision, deadline = self._unrecorded(decision), None
         return self._prepared.answer(
-            decision=settled.decision,
+            decision=decision,
             decision_id=decision_id,
             call=question,
             caller=settled.caller,
             is_grpc=question.protocol == _GRPC,
-            deadline=deadline_within(settled.bound, began_ns, now_ns),
+            deadline=deadline,
         )
 
     def _answer_with(  # noqa: PLR0917 names would cost more than the values, for every call
