@@ -207,6 +207,13 @@ class Authority:
         server_only = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         return self._issue(names, server_only, now=now, lifetime=lifetime)
 
+    def issue_client_certificate(
+        self, name: x509.DNSName | x509.UniformResourceIdentifier, now: datetime, lifetime: timedelta
+    ) -> IssuedSvid:
+        """Issue a TLS client's certificate for one name: no SVID."""
+        client_only = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+        return self._issue(x509.SubjectAlternativeName([name]), client_only, now=now, lifetime=lifetime)
+
     def _issue(
         self,
         names: x509.SubjectAlternativeName,

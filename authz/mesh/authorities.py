@@ -2,7 +2,8 @@
 
 The authorities' keys are in this process's memory only and end with it. X.509-SVIDs live for an hour and are issued
 anew at half of that; a stand-in's TLS certificate lives as long as its authority. A federated trust domain's
-authority is its stand-in's: nobody outside this mesh can be called or can call.
+authority is its stand-in's: nobody outside this mesh can be called or can call. So is the authority of each file that
+a ThirdParty's `certificates` name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from authz.identity.authority import Authority
@@ -45,6 +47,7 @@ class MeshAuthorities:
         for third_party in layout.third_parties:
             if third_party.dns_names:
                 _issue_server_certificate(third_party, now)
+        _issue_client_certificates(layout, now)
 
     def renew(self, now: datetime) -> int:
         """Issue every SVID that is not there yet or has passed half of its life; give how many."""
@@ -80,6 +83,22 @@ def _issue_server_certificate(third_party: ThirdPartyLayout, now: datetime) -> N
     certificate = authority.issue_server_certificate(third_party.dns_names, now, AUTHORITY_LIFETIME)
     write_svid(third_party.places.tls_directory, certificate, authority.certificate_pem)
     _write(third_party.places.authority_file, authority.certificate_pem)
+
+
+def _issue_client_certificates(layout: Layout, now: datetime) -> None:
+    """Make an authority in the place of each that `certificates` name, and what the stand-ins call with."""
+    authorities: dict[str, Authority] = {}
+    for number, (name, file) in enumerate(layout.caller_authorities):
+        authority = Authority.generate(TrustDomain.parse(f"callers-{number}.invalid"), now, AUTHORITY_LIFETIME)
+        authorities[name] = authority
+        _write(file, authority.certificate_pem)
+    for third_party in layout.third_parties:
+        caller = third_party.certificate
+        if caller is not None:
+            san = x509.DNSName(caller.name) if caller.kind == "dns" else x509.UniformResourceIdentifier(caller.name)
+            authority = authorities[caller.authority]
+            certificate = authority.issue_client_certificate(san, now, AUTHORITY_LIFETIME)
+            write_svid(third_party.places.svid_directory, certificate, authority.certificate_pem)
 
 
 def _write(file: str, certificate_pem: bytes) -> None:

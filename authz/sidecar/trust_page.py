@@ -1,9 +1,6 @@
 """Whom the sidecar trusts, in shared memory: control writes the bundles, workers read them.
 
-As with the identity's page nobody waits: one process writes, any number read, and the version is odd while the page is
-written (a sequence lock). Who finds it so, or finds that it has changed while reading, keeps what was read before, and
-looks again at the next call. The content is a SPIFFE bundle document for each trust domain, with a checksum over all
-of them: memory of two processors need not change in the order in which it was written.
+The content is a SPIFFE bundle document for each trust domain, in a page that nobody waits for (`shared_page`).
 
 # INVARIANT (no bundle, no trust): before the first write nobody is trusted; a bundle that finds no room, or that cannot
 # be read, is left out with its trust domain. No bundle stays that was withdrawn because another one was too large.
@@ -15,19 +12,17 @@ from __future__ import annotations
 
 import struct
 from typing import TYPE_CHECKING, Final
-from zlib import crc32
 
 from authz.identity.bundle import MAX_BUNDLE_BYTES, BundleError, bundle_from_json
 from authz.identity.spiffe_id import SpiffeIdError, TrustDomain
 from authz.identity.trust import Trust
+from authz.sidecar.shared_page import SharedPage
 
 if TYPE_CHECKING:
     import mmap
 
     from authz.identity.bundle import Bundle
 
-_HEADER_BYTES: Final = 24
-_VERSION, _LENGTH, _CHECKSUM = 0, 1, 2
 #: before each bundle: how long its trust domain's name is, and how long its document
 _LENGTHS: Final = struct.Struct(">HI")
 #: A larger bundle could not be read again.
@@ -39,9 +34,7 @@ class TrustPage:
     """The page; `write` in control, call it in workers."""
 
     def __init__(self, memory: mmap.mmap) -> None:
-        self._bytes = memoryview(memory)
-        self._words = self._bytes[:_HEADER_BYTES].cast("Q")
-        self._seen = 0
+        self._page = SharedPage(memory)
         self._trust = _NOBODY
 
     def write(self, trust: Trust) -> tuple[TrustDomain, ...]:
@@ -50,7 +43,7 @@ class TrustPage:
         The smallest find room first: who makes a bundle large harms nobody but its own trust domain. A page that says
         the same already is left alone, so that what workers remember stays good.
         """
-        room = len(self._bytes) - _HEADER_BYTES
+        room = self._page.room
         entries = sorted((len(entry), bundle.trust_domain, entry) for bundle in trust for entry in [_entry(bundle)])
         content = bytearray()
         left_out = []
@@ -59,36 +52,15 @@ class TrustPage:
                 content += entry
             else:
                 left_out.append(trust_domain)
-        self._put(bytes(content))
+        self._page.put(bytes(content))
         return tuple(sorted(left_out))
-
-    def _put(self, content: bytes) -> None:
-        words = self._words
-        end = _HEADER_BYTES + len(content)
-        said = words[_VERSION]
-        if said and said % 2 == 0 and words[_LENGTH] == len(content) and self._bytes[_HEADER_BYTES:end] == content:
-            return
-        # A writer that was killed left an odd version: the next one goes on from there.
-        version = said | 1
-        words[_VERSION] = version
-        words[_LENGTH] = len(content)
-        words[_CHECKSUM] = crc32(content)
-        self._bytes[_HEADER_BYTES:end] = content
-        words[_VERSION] = version + 1
 
     def __call__(self) -> Trust:
         """Give the bundles that were written last: the same object until others are."""
-        version = self._words[_VERSION]
-        if version != self._seen and version % 2 == 0:
-            self._read(version)
-        return self._trust
-
-    def _read(self, version: int) -> None:
-        content = bytes(self._bytes[_HEADER_BYTES : _HEADER_BYTES + min(self._words[_LENGTH], len(self._bytes))])
-        checksum = self._words[_CHECKSUM]
-        if self._words[_VERSION] == version and crc32(content) == checksum:
+        content = self._page.changed()
+        if content is not None:
             self._trust = _trust(content)
-            self._seen = version
+        return self._trust
 
 
 def _entry(bundle: Bundle) -> bytes:

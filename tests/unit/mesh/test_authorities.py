@@ -9,6 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from authz.identity.bundle import bundle_from_pem
+from authz.identity.named_authority import named_authority, nanoseconds
+from authz.identity.named_certificate import named_certificate, require_vouched_for
 from authz.identity.trust import Trust
 from authz.identity.x509_chain import chain_from_pem, verify_x509_svid
 from authz.identity.x509_svid import x509_svid_from_pem
@@ -43,6 +45,8 @@ def test_every_workload_gets_an_svid_of_an_hour_under_the_authority_of_its_trust
     assert authorities.renew(NOW) == sum(one.identity is not None for one in issued)
     bundles = dict(layout.bundle_files)
     for one in (*layout.services, *layout.third_parties):
+        if one.name == "certified":
+            continue  # it has no SVID, and another certificate
         if one.identity is None or one not in issued:
             assert not Path(one.places.svid_directory).exists()
             continue
@@ -91,10 +95,24 @@ def test_a_stand_in_has_a_certificate_for_its_hosts_under_an_authority_of_its_ow
     assert len(set(authorities)) == 3 + 3, "own trust domains have one root, every other one its own"
 
 
+def test_a_stand_in_without_spiffe_id_calls_with_a_certificate_of_the_authority_that_sidecars_read(
+    layout: Layout,
+) -> None:
+    MeshAuthorities(layout, now=NOW)
+    (certified,) = [one for one in layout.third_parties if one.name == "certified"]
+    files = dict(layout.caller_authorities)
+    assert files.keys() == {"partner.pem"}
+    leaf = named_certificate(Path(certified.places.svid_directory, "svid.pem").read_bytes())
+    assert leaf.names == {("dns", "client.partner.example")}
+    signer = named_authority(Path(files["partner.pem"]).read_bytes()).issuer_of(leaf.certificate)
+    assert signer is not None
+    assert require_vouched_for(leaf, signer, nanoseconds(NOW)) == nanoseconds(NOW + AUTHORITY_LIFETIME)
+
+
 def test_no_key_of_an_authority_and_no_readable_key_is_written(layout: Layout, tmp_path: Path) -> None:
     MeshAuthorities(layout, now=NOW).renew(NOW)
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
     keys = [path for path in files if b"PRIVATE" in path.read_bytes()]
-    assert len(keys) == 4 + 3
+    assert len(keys) == 4 + 3 + 1
     assert {path.name for path in keys} == {"key.pem"}
     assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
