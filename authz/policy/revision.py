@@ -20,13 +20,21 @@ _UNRELATED: Final = "PolicyTest"
 
 def revision_of(documents: Iterable[Document]) -> str:
     """Give the revision, 64 hex digits, of a set that has no faults."""
-    forms = sorted(
-        _text(_mesh(document) if document.root.value.get("kind") == "Mesh" else _canonical(document.root.value))
-        for document in documents
-        if isinstance(document.root.value, dict) and document.root.value.get("kind") != _UNRELATED
-    )
+    return revision_of_forms(form for form in map(canonical_form, documents) if form is not None)
+
+
+def canonical_form(document: Document) -> str | None:
+    """Give what a document without faults adds to its set's revision, None where it is no part of it."""
+    value = document.root.value
+    if not isinstance(value, dict) or value.get("kind") == _UNRELATED:
+        return None
+    return _text(_mesh(document) if value.get("kind") == "Mesh" else _canonical(value))
+
+
+def revision_of_forms(forms: Iterable[str]) -> str:
+    """Give the revision of a set whose documents have these forms."""
     digest = hashlib.sha256()
-    for form in forms:
+    for form in sorted(forms):
         digest.update(form.encode("utf-8"))
         digest.update(b"\n")
     return digest.hexdigest()

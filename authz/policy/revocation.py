@@ -26,6 +26,9 @@ class RevokedSerial:
     trust_domain: TrustDomain
     serial: str
 
+    def __str__(self) -> str:
+        return f"{_SERIAL_PREFIX}{self.trust_domain.name}/{self.serial}"
+
 
 Revocation: TypeAlias = SpiffeId | RevokedSerial
 

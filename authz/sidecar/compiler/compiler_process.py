@@ -25,7 +25,7 @@ from authz.sidecar.channel import (
 )
 from authz.sidecar.check.worker import run_worker
 from authz.sidecar.child_process import fork_for
-from authz.sidecar.compiler.apart import result_from_apart
+from authz.sidecar.compiler.apart import result_from_apart, result_in
 from authz.sidecar.compiler.compilation import (
     Compiled,
     Refused,
@@ -36,6 +36,7 @@ from authz.sidecar.compiler.compilation import (
     no_set,
 )
 from authz.sidecar.compiler.policy_source import empty_memory
+from authz.sidecar.compiler.reader import Reader
 from authz.sidecar.errors import SidecarError
 from authz.sidecar.in_force import InForce, PolicyInForce
 
@@ -65,40 +66,58 @@ class Inheritance:
 def run_template(orders: Channel, inheritance: Inheritance) -> None:
     """Fork a compiler for each order, until the supervisor has gone: what is read of the program is read once."""
     gc.freeze()
+    reader = Reader(inheritance.settings, inheritance.shared)
     while (received := orders.receive()) is not None:
         match received:
             case StartCompiler() as job, [end, *source]:
-                _fork_compiler(job, end, source, orders, inheritance)
+                _fork_compiler(job, [end, *source], orders, inheritance, reader)
             case _, descriptors:
                 for descriptor in descriptors:
                     os.close(descriptor)
 
 
-def _fork_compiler(job: StartCompiler, end: int, source: list[int], orders: Channel, inheritance: Inheritance) -> None:
+def _fork_compiler(
+    job: StartCompiler, descriptors: list[int], orders: Channel, inheritance: Inheritance, reader: Reader
+) -> None:
+    end, *source = descriptors
+
     def run() -> None:
         orders.close()
-        _run_compiler(job, channel_from(end), source, inheritance)
+        _run_compiler(job, channel_from(end), source, inheritance, reader)
 
     try:
+        if _reads_the_folder(job):
+            reader.keep_running([orders.fileno(), *descriptors])
         fork_for(inheritance.supervisor, "authz-compiler", run)
     except OSError as error:
         _log.error("a compiler cannot be started: %s", error.strerror)
-    for descriptor in (end, *source):
+    for descriptor in descriptors:
         os.close(descriptor)
 
 
-def _run_compiler(job: StartCompiler, supervisor: Channel, source: list[int], inheritance: Inheritance) -> None:
+def _reads_the_folder(job: StartCompiler) -> bool:
+    return not job.empty and not job.again
+
+
+def _run_compiler(
+    job: StartCompiler, supervisor: Channel, source: list[int], inheritance: Inheritance, reader: Reader
+) -> None:
     supervisor.send(CompilerRuns(pid=os.getpid()))
-    settings = inheritance.settings
+    settings, clock = inheritance.settings, inheritance.shared.clock.around_ns
     sealed = empty_memory()
     try:
-        result = result_from_apart(_work(job, source, settings), source=sealed, stands_back=job.serving)
+        result = _read_by(reader, job, sealed) if _reads_the_folder(job) else None
+        reader.forget()
+        if result is None:
+            result = result_from_apart(_work(job, source, settings, clock), source=sealed, stands_back=job.serving)
     except SidecarError as error:
         if job.serving:
             raise  # by its end the supervisor knows that it is to be tried again
         faults = (f"{settings.policies}: {error}",)
         result = result_from_apart(
-            lambda: compiled_kept(settings.policies, service=settings.service, state=settings.state, faults=faults),
+            lambda: compiled_kept(
+                settings.policies, service=settings.service, state=settings.state, faults=faults, clock=clock
+            ),
             source=sealed,
             stands_back=False,
         )
@@ -116,17 +135,29 @@ def _run_compiler(job: StartCompiler, supervisor: Channel, source: list[int], in
     _serve_forks(supervisor, in_force, inheritance)
 
 
-def _work(job: StartCompiler, source: list[int], settings: SidecarSettings) -> Callable[[], Result]:
+def _read_by(reader: Reader, job: StartCompiler, sealed: int) -> Result | None:
+    """Give what the reader makes of the folder; None where it cannot, and the folder is to be read here."""
+    memory = empty_memory()
+    if not reader.put_result(job, memory=memory, source=sealed):
+        os.close(memory)
+        return None
+    return result_in(memory, stands_back=job.serving)
+
+
+def _work(
+    job: StartCompiler, source: list[int], settings: SidecarSettings, clock: Callable[[], int]
+) -> Callable[[], Result]:
     if job.empty:
         return no_set
     if job.again and source:
-        return lambda: compiled_again(source[0], service=settings.service, folder=settings.policies)
+        return lambda: compiled_again(source[0], service=settings.service, folder=settings.policies, clock=clock)
     return lambda: compiled_folder(
         settings.policies,
         service=settings.service,
         state=settings.state,
         in_force=job.digest,
         serving=job.serving,
+        clock=clock,
     )
 
 

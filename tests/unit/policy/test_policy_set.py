@@ -8,7 +8,7 @@ import pytest
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
 from authz.policy.document import MAX_SET_BYTES, SourceFile
 from authz.policy.errors import FaultCode, PolicySetFaults
-from authz.policy.policy_set import parse_policy_set
+from authz.policy.policy_set import KnownFiles, parse_policy_set
 from authz.policy.route import PathShape
 from authz.policy.window import Window
 from authz.request import TlsVersion
@@ -25,6 +25,28 @@ PARTY = document(
 
 def third_party(name: str, hosts: str) -> str:
     return PARTY.replace("{name: p}", f"{{name: {name}}}").replace("[p.example]", f"[{hosts}]")
+
+
+def test_a_file_that_is_known_is_not_read_again_and_changes_nothing_of_what_is_said_of_the_set() -> None:
+    def files(*texts: str) -> list[SourceFile]:
+        return [SourceFile(f"{number}.yaml", text.encode()) for number, text in enumerate(texts)]
+
+    known = KnownFiles()
+    first = parse_policy_set(files(MESH, A, B), known)
+    assert known.unknown_bytes(files(MESH, A, B)) == 0
+    other = service("b", more=", hosts: [b.shop.local]")
+    assert known.unknown_bytes(files(MESH, A, other)) == len(other)
+    second = parse_policy_set(files(MESH, A, other), known)
+    assert second == parse_policy_set(files(MESH, A, other))
+    assert second.services[0] is first.services[0]
+    for broken in (files(MESH, A, "kind: Mesh\n"), files(A, B), files(MESH, A, A)):
+        with pytest.raises(PolicySetFaults) as told:
+            parse_policy_set(broken, known)
+        with pytest.raises(PolicySetFaults) as expected:
+            parse_policy_set(broken)
+        assert told.value.faults == expected.value.faults
+    assert parse_policy_set(files(MESH, A, B), known) == first
+    assert known.unknown_bytes(files(MESH, A, B, other)) == len(other)
 
 
 def test_a_set_is_what_its_documents_say() -> None:
