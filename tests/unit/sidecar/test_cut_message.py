@@ -12,11 +12,11 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, strategies as st
 
 from authz.decision import Reason
-from authz.records.cut_call import cut_line
+from authz.records.cut_call import CutCall, cut_line
 from authz.request import Direction
 from authz.sidecar.control import access_log_receiver, cut_records
 from authz.sidecar.control.access_log_receiver import Heard
-from authz.sidecar.control.cut_message import cut_call
+from authz.sidecar.control.cut_message import end_of_call
 from authz.sidecar.control.cut_records import CutRecords
 
 ORDERS, GATEWAY = "spiffe://shop.example/orders", "spiffe://shop.example/gateway"
@@ -31,6 +31,7 @@ def entry(
     peer: tuple[str, ...] = (ORDERS,),
     cluster: str = "app",
     version: str = "HTTP2",
+    details: str = "max_duration_timeout",
 ) -> accesslog_pb2.HTTPAccessLogEntry:
     """Give an entry as Envoy 1.40 wrote it of a call that came to a workload."""
     return json_format.ParseDict(
@@ -60,11 +61,17 @@ def entry(
             "response": {
                 "response_code": 200,
                 "response_body_bytes": 770,
-                "response_code_details": "max_duration_timeout",
+                "response_code_details": details,
             },
         },
         accesslog_pb2.HTTPAccessLogEntry(),
     )
+
+
+def cut_call(entry: accesslog_pb2.HTTPAccessLogEntry) -> CutCall | None:
+    """Give the call of an entry that was cut."""
+    end = end_of_call(entry)
+    return end.call if end is not None and end.cut else None
 
 
 def test_a_cut_call_has_the_decision_that_had_allowed_it_and_its_end() -> None:
@@ -143,7 +150,7 @@ def test_what_names_no_direction_is_no_record() -> None:
 
 def test_a_burst_is_written_in_turns_and_nothing_of_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cut_records, "MOST_A_LOOK", 2)
-    heard, lines = Heard(cut_call), []
+    heard, lines = Heard(end_of_call), []
     records = CutRecords(heard=heard, sidecar="catalog", put=lines.append)
     records.revision = "r2"
     heard.add(entry() for _ in range(5))
@@ -157,11 +164,107 @@ def test_a_burst_is_written_in_turns_and_nothing_of_it_is_lost(monkeypatch: pyte
 
 def test_what_finds_no_room_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(access_log_receiver, "MOST_WAITING", 3)
-    heard, lines = Heard(cut_call), []
+    heard, lines = Heard(end_of_call), []
     heard.add(entry() for _ in range(5))
     CutRecords(heard=heard, sidecar="catalog", put=lines.append).look()
     assert len(lines) == 3
     assert "2 so far" in caplog.text
+
+
+HELD = {**SAID, "held": "yes", "cut_after": "00009000ms"}
+
+
+@pytest.mark.parametrize(
+    ("details", "reason"),
+    [
+        ("authz_hold_cut:no_policy", Reason.NO_POLICY),
+        ("authz_hold_cut:internal_error", Reason.INTERNAL_ERROR),
+        ("authz_hold_cut:allowed", Reason.INTERNAL_ERROR),
+        ("authz_hold_cut:", Reason.INTERNAL_ERROR),
+        ("ext_proc_error_gRPC_error_14{connection_termination}", Reason.INTERNAL_ERROR),
+        ("max_duration_timeout", Reason.CLOSED),
+    ],
+)
+def test_a_held_call_that_is_cut_says_why(details: str, reason: Reason) -> None:
+    read = cut_call(entry(said=HELD, details=details))
+    assert read is not None
+    assert read.reason is reason
+
+
+@pytest.mark.parametrize(("after", "is_cut"), [("00005200ms", True), ("00005300ms", False), ("000000005s", True)])
+def test_what_breaks_shortly_before_its_deadline_was_cut_by_the_other_sidecar(after: str, is_cut: bool) -> None:  # noqa: FBT001 a case
+    end = end_of_call(entry(said={**HELD, "cut_after": after}, details="upstream_reset"))
+    assert end is not None
+    assert end.cut == is_cut
+
+
+def test_a_call_that_is_not_held_and_breaks_is_no_record() -> None:
+    said = {key: value for key, value in HELD.items() if key != "held"}
+    assert end_of_call(entry(said=said, details="upstream_reset")) is None
+
+
+class TestAHeldCallThatBroke:
+    """It is a cut where the hold says that its grant was lost: before or after the end was heard."""
+
+    broken = staticmethod(lambda: entry(said=HELD, details="upstream_reset"))
+    word = SAID["decision_id"].encode() + b"no_policy"
+
+    def records(self) -> CutRecords:
+        self.lines: list[bytes] = []
+        self.now_s = 0.0
+        self.heard = Heard(end_of_call)
+        return CutRecords(heard=self.heard, sidecar="catalog", put=self.lines.append, clock=lambda: self.now_s)
+
+    def reasons(self) -> list[str]:
+        return [json.loads(line)["reason"] for line in self.lines]
+
+    @pytest.mark.parametrize("word_first", [True, False])
+    def test_is_recorded_once_with_the_reason_that_the_hold_says(self, word_first: bool) -> None:  # noqa: FBT001 a case
+        records = self.records()
+        for is_word in (word_first, not word_first):
+            if is_word:
+                records.lost_grant(self.word)
+            else:
+                self.heard.add([self.broken()])
+            records.look()
+        records.lost_grant(self.word)
+        records.look()
+        assert self.reasons() == ["no_policy"]
+
+    def test_is_not_recorded_where_no_word_comes(self) -> None:
+        records = self.records()
+        self.heard.add([self.broken()])
+        records.look()
+        self.now_s = cut_records.WORD_PATIENCE_S + 1
+        records.look()
+        records.lost_grant(self.word)
+        assert self.reasons() == []
+
+    def test_has_no_second_record_where_it_was_cut_here(self) -> None:
+        records = self.records()
+        self.heard.add([entry(said=HELD, details="authz_hold_cut:closed")])
+        records.look()
+        records.lost_grant(self.word)
+        records.look()
+        assert self.reasons() == ["closed"]
+
+    def test_is_forgotten_where_too_many_break(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cut_records, "MOST_WAITING", 2)
+        records = self.records()
+        ids = [f"{number:032x}" for number in range(4)]
+        self.heard.add(entry(said={**HELD, "decision_id": each}, details="upstream_reset") for each in ids)
+        records.look()
+        for each in ids:
+            records.lost_grant(each.encode() + b"closed")
+        assert [json.loads(line)["decision_id"] for line in self.lines] == ids[2:]
+
+    @given(content=st.binary(max_size=80))
+    def test_any_bytes_of_a_word_are_no_fault(self, content: bytes) -> None:
+        records = self.records()
+        self.heard.add([self.broken()])
+        records.look()
+        records.lost_grant(content)
+        assert len(self.lines) <= 1
 
 
 class TestAnyBytes:
