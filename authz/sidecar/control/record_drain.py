@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from authz.records.errors import RecordError
-from authz.sidecar.check.ring_entry import LOG_LINE, RECORD
+from authz.sidecar.check.ring_entry import LOG_LINE, LOST_GRANT, RECORD
 from authz.sidecar.control.decision_log import LogPlace
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ _KIND_BYTES: Final = 1
 #: lines of control's own that wait for the disk; more come only while it takes nothing
 _MOST_OWN_LINES: Final = 1000
 _NOTHING, _DEVICE, _INODE, _SIZE = range(4)
+
+
+def _nobody_asks(_content: bytes) -> None:
+    """Take the word of a call that has lost its grant where nothing is written of it."""
 
 
 class Journal:
@@ -75,8 +79,11 @@ class RecordDrain:
         log: DecisionLog | None,
         journal: Journal,
         line: Callable[[bytes], bytes],
+        lost_grant: Callable[[bytes], None] = _nobody_asks,
     ) -> None:
+        """Take what makes lines of records, and whom to tell of calls that have lost their grant."""
         self._line_of = line
+        self._lost_grant = lost_grant
         self._rings = rings
         self._log = log
         self._journal = journal
@@ -219,6 +226,8 @@ class RecordDrain:
             if record.startswith(LOG_LINE) and len(record) > _KIND_BYTES:
                 level, text = record[_KIND_BYTES], record[_KIND_BYTES + 1 :]
                 _log.log(level, "%s", text.decode("utf-8", "replace"))
+            elif record.startswith(LOST_GRANT):
+                self._lost_grant(record[_KIND_BYTES:])
 
     def _lines(self, entries: list[Entry]) -> list[bytes]:
         """Give what of each entry belongs into the decision log."""
