@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from authz.cli.arguments import YES
+from authz.cli.hub_token import add_token_file, hub_token
 from authz.cli.output import add_output, output_of
 from authz.decision_logs import ReadLines, log_folder, read_attempts
 from authz.errors import UsageError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from authz.cli.arguments import CommandParser, Subcommands
+    from authz.mesh.state import MeshState
     from authz.policy.policy_set import PolicySet
 
 
@@ -43,6 +46,7 @@ def add_commands(commands: Subcommands) -> None:
     )
     add_places(parser)
     parser.add_flag("--hub", metavar="URL", help="ask this hub who tried, instead of reading decision logs")
+    add_token_file(parser)
     add_output(parser, ("pretty", "json", "ics"))
 
     parser = group.add(
@@ -113,7 +117,21 @@ def state_of(given: argparse.Namespace) -> Path:
 def _close(given: argparse.Namespace) -> int:
     from authz.cli.windows_close import close  # noqa: PLC0415 as above
 
-    return close(given, policies_of(given), as_json=output_of(given) == "json", now_ns=time.time_ns())
+    as_json = output_of(given) == "json"
+    return close(given, policies_of(given), mesh=_mesh_of(given), as_json=as_json, now_ns=time.time_ns())
+
+
+def _mesh_of(given: argparse.Namespace) -> MeshState | None:
+    """Give the mesh that runs with the state directory, None where none does, or that cannot be told."""
+    from authz.mesh.errors import MeshError  # noqa: PLC0415 as above
+    from authz.mesh.state_directory import StateDirectory  # noqa: PLC0415 as above
+
+    directory = StateDirectory(given.state)
+    if directory.supervisor() is None:
+        return None
+    with contextlib.suppress(MeshError):
+        return directory.read()
+    return None
 
 
 def _watch(given: argparse.Namespace) -> int:
@@ -128,7 +146,7 @@ def _list(given: argparse.Namespace) -> int:
     now_ns = time.time_ns()
     told: ReadLines | None = None
     if given.hub:
-        reports = _reports_of_hub(policy_set, given.hub, now_ns)
+        reports = _reports_of_hub(policy_set, given.hub, hub_token(given), now_ns)
     else:
         state, told = state_of(given), ReadLines()
         reports = reports_of(policy_set, state, now_ns, told)
@@ -154,10 +172,10 @@ def _list(given: argparse.Namespace) -> int:
     return YES
 
 
-def _reports_of_hub(policy_set: PolicySet, url: str, now_ns: int) -> tuple[WindowReport, ...]:
+def _reports_of_hub(policy_set: PolicySet, url: str, token: str | None, now_ns: int) -> tuple[WindowReport, ...]:
     from authz.cli.windows_hub import windows_of_hub  # noqa: PLC0415 as above
 
-    known = windows_of_hub(url)
+    known = windows_of_hub(url, token)
     reports = []
     for window in windows_of(policy_set):
         told = known.get((window.kind, window.name))

@@ -9,12 +9,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from authz.cli.arguments import YES
+from authz.cli.arguments import NO, YES
 from authz.errors import UsageError
 from authz.insight.attempt import WindowKind
 from authz.insight.rules_of_third_party import rules_of_third_party
 from authz.insight.window_dates import KIND_OF_DOCUMENT, WindowDates, WindowStage, windows_of
 from authz.instant import NS_PER_MS, rfc3339_from_ns
+from authz.mesh.in_force import InForce, follows, wait_until_in_force
 from authz.policy.errors import nearest, printable, quoted
 from authz.policy.policy_set import PolicySet, parse_policy_set
 from authz.policy.window import InstantError, parse_instant_ns
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from authz.mesh.state import MeshState
     from authz.policy.document import SourceFile
 
 _KINDS = {WindowKind.THIRD_PARTY: "ThirdParty", WindowKind.MICRO_POLICY: "MicroPolicy"}
@@ -41,8 +43,12 @@ class _End:
     is_now: bool
 
 
-def close(given: argparse.Namespace, policies: str, *, as_json: bool, now_ns: int) -> int:
-    """Run `authz windows close`; raises UsageError, or what is wrong with the set, before anything is written."""
+def close(given: argparse.Namespace, policies: str, *, mesh: MeshState | None, as_json: bool, now_ns: int) -> int:
+    """Run `authz windows close`; raises UsageError, or what is wrong with the set, before anything is written.
+
+    Where a mesh follows these policies it is waited for: the exit status is 1 where not all of its sidecars decide by
+    the edit. It is written in any case.
+    """
     end = _asked_end(given, now_ns)
     files = read_policy_folder(policies)
     policy_set = parse_policy_set(files) if files else load_policy_folder(policies)
@@ -53,15 +59,18 @@ def close(given: argparse.Namespace, policies: str, *, as_json: bool, now_ns: in
     _require_an_end(window, end, now_ns, extend=given.extend)
     (file,) = (each for each in files if each.path == window.path)
     edit = closed_at(file, KIND_OF_DOCUMENT[window.kind], window.name, end.text)
-    _require_that_set(files, edit, window, end)
+    revision = _require_that_set(files, edit, window, end)
     replace_policy_file(file, edit.file.content)
     effects = _effects(policy_set, window, end, now_ns)
-    if as_json:
-        print(json.dumps(_object(window, end, edit, policy_set)))
-    else:
+    if not as_json:
         print(printable(f"{window.path}:{edit.line}:{edit.column}: closes: {edit.old or 'without end'} -> {edit.new}"))
-        print("\n".join(effects))
-    return YES
+        print("\n".join(effects), flush=True)
+    in_force = None if mesh is None or not follows(mesh, policies) else wait_until_in_force(mesh, revision)
+    if as_json:
+        print(json.dumps({**_object(window, end, edit, policy_set), "in_force": _in_force_object(in_force, revision)}))
+    elif in_force is not None:
+        print("\n".join(_in_force_lines(in_force)))
+    return YES if in_force is None or not in_force.missing else NO
 
 
 def _asked_end(given: argparse.Namespace, now_ns: int) -> _End:
@@ -112,13 +121,36 @@ def _require_an_end(window: WindowDates, end: _End, now_ns: int, *, extend: bool
         )
 
 
-def _require_that_set(files: Sequence[SourceFile], edit: WindowEdit, window: WindowDates, end: _End) -> None:
-    """Read the whole set as it would be; raises PolicySetFaults for a fault, such as those of the edit itself."""
+def _require_that_set(files: Sequence[SourceFile], edit: WindowEdit, window: WindowDates, end: _End) -> str:
+    """Read the whole set as it would be, and give its revision; raises PolicySetFaults for a fault, the edit's too."""
     # INVARIANT (never worse)
     changed = parse_policy_set([edit.file if each.path == edit.file.path else each for each in files])
     dates = {(each.kind, each.name): each.closes_ns for each in windows_of(changed)}
     if dates.get((window.kind, window.name)) != end.instant_ns:
         raise UsageError(f"{printable(window.path)}: the date could not be moved; nothing was changed")
+    return changed.revision
+
+
+def _in_force_lines(in_force: InForce) -> list[str]:
+    by, missing = len(in_force.by), in_force.missing
+    if not missing:
+        sidecars = "the one sidecar" if by == 1 else f"all {by} sidecars"
+        return [f"in force on {sidecars} of the mesh, {in_force.after_s:.1f} s after the edit"]
+    lines = [
+        f"not in force everywhere {in_force.after_s:.0f} s after the edit: on {by} of {by + len(missing)} sidecars"
+    ]
+    return lines + [printable(f"  {name}: {why}") for name, why in missing]
+
+
+def _in_force_object(in_force: InForce | None, revision: str) -> dict[str, Any] | None:
+    if in_force is None:
+        return None
+    return {
+        "revision": revision,
+        "services": list(in_force.by),
+        "missing": [{"service": name, "why": why} for name, why in in_force.missing],
+        "after_s": round(in_force.after_s, 3),
+    }
 
 
 def _effects(policy_set: PolicySet, window: WindowDates, end: _End, now_ns: int) -> list[str]:

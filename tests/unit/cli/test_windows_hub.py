@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+TOKEN = "right-token=="  # noqa: S105 of this test alone
 CLOSES = "2026-06-01T00:00:00.000Z"
 ATTEMPTS = {
     "count": 500, "first": "2026-06-01T00:00:00.001Z", "last": "2026-06-02T00:00:00.000Z",
@@ -41,13 +42,14 @@ def window(**more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def hub(content: bytes, status: int = 200) -> Iterator[tuple[str, list[str]]]:
+def hub(content: bytes, status: int = 200, token: str | None = None) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_response(status)
+            allowed = token is None or self.headers["authorization"] == f"Bearer {token}"
+            self.send_response(status if allowed else 401)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -113,6 +115,48 @@ def test_a_hub_that_does_not_answer_so_is_said(
     assert f"--hub: {url}: " in capsys.readouterr().err
     assert main(["windows", "--policies", policies, "--hub", "http://hub.example"]) == 2
     assert "http is for this machine only" in capsys.readouterr().err
+
+
+def test_a_hub_that_asks_for_a_token_gets_it_from_a_file_or_the_environment(
+    policies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o600)
+    with hub(json.dumps({"windows": [window()]}).encode(), token=TOKEN) as (url, _):
+        words = ["windows", "--policies", policies, "--hub", url, "-o", "json"]
+        assert main(words) == 2
+        assert "status 401; it needs a token: give --token-file" in capsys.readouterr().err
+        assert main([*words, "--token-file", str(file)]) == 0
+        assert json.loads(capsys.readouterr().out)["windows"][0]["attempts_after"]["count"] == 500
+        monkeypatch.setenv("AUTHZ_HUB_TOKEN", TOKEN)
+        assert main(words) == 0
+        monkeypatch.setenv("AUTHZ_HUB_TOKEN", "wrong-token")
+        capsys.readouterr()
+        assert main(words) == 2
+        err = capsys.readouterr().err
+        assert "it does not take the token for this" in err
+        assert "wrong-token" not in err
+        # What was named wins; and a file that others may read is said to be one.
+        file.chmod(0o644)
+        assert main([*words, "--token-file", str(file)]) == 0
+        assert "others than its owner may use it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "two\nlines", "with space", "caf\xe9", "x" * 5000])
+def test_what_is_no_token_is_never_sent_and_never_shown(
+    content: str, policies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content.encode("latin-1"))
+    with hub(b"{}") as (url, asked):
+        assert main(["windows", "--policies", policies, "--hub", url, "--token-file", str(file)]) == 2
+        assert main(["windows", "--policies", policies, "--hub", url, "--token-file", str(tmp_path / "none")]) == 2
+    assert asked == []
+    err = capsys.readouterr().err
+    assert "a token is one line" in err
+    assert "no such file" in err
+    assert not content or content not in err
 
 
 @given(
