@@ -18,7 +18,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help install demo test test-peers test-built-peers check bench bench-engine bench-streams proof proof-http2 fuzz format lock clean
+.PHONY: help install demo test test-peers test-built-peers check bench bench-engine bench-streams bench-edits proof proof-http2 proof-streams fuzz format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | \
@@ -91,8 +91,14 @@ bench: $(STAMP) ## measure what asking costs a call on real Envoys (needs wrk; A
 bench-streams: $(STAMP) ## close a window on every kind of long stream (ARGS=--write puts the table into docs/windows-that-close.md)
 	@$(BIN)/python -m tests.bench.streams $(ARGS)
 
+bench-edits: $(STAMP) ## edit sets of 1,000 and 10,000 policies, and tell when the last call is allowed by what was (ARGS=--help)
+	@$(BIN)/python -m tests.bench.edits $(ARGS)
+
 proof: $(STAMP) ## compare the engine with the reference on 1,000,000 generated calls (ARGS='--seed N')
 	@$(BIN)/python -m tests.conformance.million $(ARGS)
+
+proof-streams: $(STAMP) ## end 10,000 long calls, 1,000 at once, each at its own close; nothing is left (ARGS=--write)
+	@$(BIN)/python -m tests.bench.many_streams $(ARGS)
 
 proof-http2: $(STAMP) ## damage 100,000 sessions of checks: no OK that the policies would not give (ARGS='--seed N')
 	@$(BIN)/python -m tests.conformance.mutated_sessions $(ARGS)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from authz.request import Direction
-from tests.bench.check_path import failures, overload, page, rates, reload, report
+from tests.bench.check_path import failures, overload, page, rates, reload, report, short_calls
 from tests.bench.check_path.findings import table
 from tests.bench.check_path.line import running_line
 from tests.bench.check_path.rates import Layout, Plan
@@ -24,6 +24,7 @@ from tests.bench.check_path.variants import OPA_ENVOY, VARIANTS, chosen
 #: a part, and what it measures
 PARTS = {
     "rates": "calls a second, latency, CPU and memory of every variant",
+    "closing": "what a short call pays for it that long ones are ended",
     "reload": "100,000 policies read anew under load",
     "failures": "workers that die or hang, and all of them gone",
     "overload": "ten times more checks under way than are answered in time",
@@ -39,7 +40,9 @@ def main() -> int:
     known = sidecar_flags()
     if "rates" in given.parts:
         _rates(given, known)
-    stories = [part for part in PARTS if part != "rates" and part in given.parts]
+    if "closing" in given.parts:
+        _closing(given, known)
+    stories = [part for part in PARTS if part not in {"rates", "closing"} and part in given.parts]
     if stories:
         _stories(given, stories, known)
     return 0
@@ -91,6 +94,22 @@ def _rates(given: argparse.Namespace, known: frozenset[str]) -> None:
     if given.write:
         page.write_part("check path, rates", text)
         page.CHART.write_text(report.chart(measured, machine=machine), "utf-8")
+
+
+def _closing(given: argparse.Namespace, known: frozenset[str]) -> None:
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="authz-bench-") as folder, contextlib.ExitStack() as stack:
+        lines = []
+        for variant in short_calls.SHORT_CALLS:
+            print(f"starting {variant.name}", flush=True)
+            line = stack.enter_context(running_line(variant, Path(folder), known=known))
+            line.prove()
+            lines.append(line)
+        measured = rates.measure(lines, short_calls.plan(rounds=given.rounds, seconds=given.seconds))
+    text = f"{page.machine()}. One-minute load {load:.1f} before the first round.\n\n{short_calls.table(measured)}"
+    print(f"\n{text}\n")
+    if given.write:
+        page.write_part("check path, closing", text)
 
 
 def _missing() -> str | None:

@@ -18,6 +18,7 @@ from authz.proxy.header_names import EXT_AUTHZ
 from authz.proxy.spec import ServiceDestination, SidecarSpec, TrustBundle
 from authz.proxy.tls import svid_secret
 from authz.request import Direction
+from tests.bench.check_path import closing
 from tests.bench.check_path.question import CALLER, DESTINATION, TRUST_DOMAIN, WORKLOAD, asked_rules, identity
 from tests.bench.check_path.variants import Guard
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from authz.proxy.addresses import TcpAddress
     from tests.bench.check_path.variants import Variant
 
+#: what the sidecar of a variant with an app listens on besides
+ACCESS_LOG_SOCKET, HOLD_SOCKET = "access-log.sock", "hold.sock"
 _TYPES = "type.googleapis.com/envoy"
 
 
@@ -37,20 +40,33 @@ class Addresses:
     inbound: TcpAddress
     outbound: TcpAddress
     caller: TcpAddress
+    app: TcpAddress | None = None
 
 
 def guarded(variant: Variant, addresses: Addresses, folder: Path, sockets: tuple[str, ...]) -> str:
     """Give the configuration of the Envoy that is measured."""
     destination = ServiceDestination(name=DESTINATION, identities=(identity(DESTINATION),), address=addresses.caller)
     document = json.loads(
-        _bootstrap(WORKLOAD, folder, addresses.inbound, addresses.outbound, destination, sockets or ("/nobody",))
+        _bootstrap(
+            WORKLOAD,
+            folder,
+            addresses.inbound,
+            addresses.outbound,
+            destination,
+            sockets or ("/nobody",),
+            app=addresses.app,
+            own=None if variant.closes is None else folder.parent,
+        )
     )
     for listener in document["static_resources"]["listeners"]:
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        for host in manager["route_config"]["virtual_hosts"]:
-            for route in host["routes"]:
-                if route.pop("route", None) is not None:
-                    route["direct_response"] = {"status": 200}
+        if variant.closes is None:
+            for host in manager["route_config"]["virtual_hosts"]:
+                for route in host["routes"]:
+                    if route.pop("route", None) is not None:
+                        route["direct_response"] = {"status": 200}
+        else:
+            closing.keep(manager, variant.closes)
         _set_guard(manager, variant, Direction(listener["name"]))
     return json.dumps(document)
 
@@ -64,6 +80,8 @@ def calling(addresses: Addresses, folder: Path) -> str:
     listeners[:] = [listener for listener in listeners if listener["name"] == Direction.OUTBOUND.value]
     for listener in listeners:
         _unguard(listener["filter_chains"][0]["filters"][0]["typed_config"])
+    if addresses.app is not None:
+        listeners.append(closing.app(addresses.app.host, addresses.app.port))
     return json.dumps(document)
 
 
@@ -74,7 +92,11 @@ def _bootstrap(
     outbound: TcpAddress,
     destination: ServiceDestination,
     sockets: tuple[str, ...],
+    *,
+    app: TcpAddress | None = None,
+    own: Path | None = None,
 ) -> str:
+    """Give a bootstrap; `own` is the folder of the sidecar's further sockets, where there are such."""
     svid = folder / "svid"
     secret = folder / "svid.json"
     secret.write_text(svid_secret(str(svid)))
@@ -87,10 +109,12 @@ def _bootstrap(
             trust_domains=(TrustBundle(trust_domain=TRUST_DOMAIN, file=str(svid / "bundle.pem")),),
             inbound=inbound,
             outbound=outbound,
-            app=inbound,
+            app=inbound if app is None else app,
             admin=UnixAddress(path=str(folder / "admin")),
             authz_sockets=sockets,
             destinations=(destination,),
+            access_log_socket=None if own is None else str(own / ACCESS_LOG_SOCKET),
+            hold_socket=None if own is None else str(own / HOLD_SOCKET),
         )
     )
 

@@ -95,7 +95,12 @@ def running_line(
     with contextlib.ExitStack() as stack:
         if server is None and variant.guard.asks:
             server = stack.enter_context(servers.running(variant, place, core=AUTHZ_CORE, known=known))
-        addresses = envoys.Addresses(inbound=_address(stack), outbound=_address(stack), caller=_address(stack))
+        addresses = envoys.Addresses(
+            inbound=_address(stack),
+            outbound=_address(stack),
+            caller=_address(stack),
+            app=None if variant.closes is None else _address(stack),
+        )
         _issue_svids(place)
         sockets = () if server is None else server.sockets
         own = place / WORKLOAD / "envoy.json"
@@ -106,6 +111,8 @@ def running_line(
         calling = stack.enter_context(EnvoyProcess(callers, str(callers.parent / "admin")))
         pin([measured.process.pid, calling.process.pid], LOAD_CORE)
         entries = {Direction.INBOUND: addresses.caller, Direction.OUTBOUND: addresses.outbound}
+        if variant.closes is not None:
+            del entries[Direction.OUTBOUND]  # the app is behind the inbound one
         yield Line(
             variant=variant,
             server=server,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from authz.sidecar.control.status_file import FILE_NAME
 from tests.bench.check_path import opa
+from tests.bench.check_path.envoys import ACCESS_LOG_SOCKET, HOLD_SOCKET
 from tests.bench.check_path.processes import answering, family
 from tests.bench.check_path.question import A_PAIR, WORKLOAD
 from tests.bench.check_path.variants import OPA_ENVOY, Guard
@@ -109,6 +110,8 @@ def sidecar(
         sys.executable, "-m", "authz", "sidecar", "--service", WORKLOAD, "--policies", str(policies), "--socket", path,
         "--decision-log", str(log), "--state", str(state), *variant.flags(known),
     ]  # fmt: skip
+    if variant.closes is not None:
+        command += ["--access-log-socket", str(folder / ACCESS_LOG_SOCKET), "--hold-socket", str(folder / HOLD_SOCKET)]
     notify = folder / f"notify-{os.urandom(4).hex()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(notify))

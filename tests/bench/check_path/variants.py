@@ -39,7 +39,10 @@ class Guard(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """`needs` are flags of `authz sidecar` without which there is no such variant; `takes` those used where known."""
+    """`needs` are flags of `authz sidecar` without which there is no such variant; `takes` those used where known.
+
+    `closes`: calls go on to an app, with these parts of what ends long ones; None: Envoy answers by itself.
+    """
 
     name: str
     title: str
@@ -48,6 +51,7 @@ class Variant:
     needs: tuple[tuple[str, str], ...] = ()
     takes: tuple[tuple[str, str], ...] = ()
     logs: bool = True
+    closes: frozenset[str] | None = None
 
     def flags(self, known: Collection[str]) -> tuple[str, ...]:
         """Give the words for `authz sidecar`."""

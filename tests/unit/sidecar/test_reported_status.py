@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 from authz.sidecar.control.status_file import StatusFile
-from authz.sidecar.reported_status import MAX_STATUS_FILE_BYTES, ReportedStatus, reported_status, status_from_json
+from authz.sidecar.reported_status import (
+    MAX_STATUS_FILE_BYTES,
+    ReportedDrain,
+    ReportedStatus,
+    reported_status,
+    status_from_json,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +31,7 @@ IDENTITY: dict[str, object] = {
     "fault": "gone",
     "sds_fault": None,
 }
+DRAIN: dict[str, object] = {"drains": 3, "ended_calls": 12, "failed": 1}
 FEDERATION: dict[str, object] = {
     "trust_domain": "acme.example",
     "origin": None,
@@ -38,7 +45,7 @@ FEDERATION: dict[str, object] = {
 
 def test_what_a_sidecar_has_written_reads_back(tmp_path: Path) -> None:
     file = StatusFile(service="orders", state=tmp_path, pid=os.getpid())
-    file.write(ready=True, revision="r", faults=("a",), identity=IDENTITY, federation=[FEDERATION])
+    file.write(ready=True, revision="r", faults=("a",), identity=IDENTITY, federation=[FEDERATION], drain=DRAIN)
     told = reported_status(tmp_path)
     assert told is not None
     assert (told.pid, told.service, told.ready, told.stale, told.faults) == (os.getpid(), "orders", True, True, ("a",))
@@ -47,6 +54,7 @@ def test_what_a_sidecar_has_written_reads_back(tmp_path: Path) -> None:
     assert (told.identity.stale, told.identity.lag_s, told.identity.fault) == (True, 4.5, "gone")
     [one] = told.federation
     assert (one.trust_domain, one.origin, one.endpoint_error) == ("acme.example", None, "no route")
+    assert told.drain == ReportedDrain(drains=3, ended_calls=12, failed=1)
 
 
 def test_a_folder_without_a_status_file_says_nothing(tmp_path: Path) -> None:
