@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from authz.cli.arguments import YES
 from authz.errors import UsageError
 from authz.identity.spiffe_id import SpiffeId
-from authz.proxy.addresses import UnixAddress, parse_address
+from authz.proxy.addresses import TcpAddress, UnixAddress, parse_address
 from authz.proxy.errors import ProxyError
 from authz.sidecar.listening_socket import worker_sockets
 from authz.sidecar.settings import MAX_WORKERS
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from authz.proxy.placement import Placement
 
 _CHECK_SOCKET = "/run/authz/check.sock"
+_EGRESS_SOCKET = "/run/authz/egress.sock"
 _DESCRIPTION = """\
 Print the complete Envoy bootstrap of one Service's sidecar, as JSON for `envoy -c FILE.json`.
 
 Other Services are reached at `--peer-host-template` and `--peer-port`, resolved by DNS while Envoy runs; ThirdParties
-by their own host names on 443 or the port that the policy gives. Whoever reaches the outbound listener speaks as the
+by their own host names on 443 or the port that the policy gives, at public addresses that `authz sidecar
+--egress-socket` judges at each call. Whoever reaches the outbound listener speaks as the
 Service: give a unix socket, unless nothing but the app can reach the loopback of Envoy's network namespace.
 
 The SVID is read from `--svid-dir` (svid.pem, key.pem, bundle.pem, as `authz svid mint` writes them), and again
@@ -65,9 +67,9 @@ def add_commands(commands: Subcommands) -> None:
     )
     parser.add_flag(
         "--part",
-        choices=["bootstrap", "svid-secret"],
+        choices=["bootstrap", "svid-secret", "listeners"],
         default="bootstrap",
-        help="which of the two files to print (default: bootstrap)",
+        help="which of the files to print; `listeners` is the one of --listeners-dir (default: bootstrap)",
     )
 
 
@@ -77,6 +79,12 @@ def _add_listeners(parser: CommandParser) -> None:
         default="0.0.0.0:15006",
         metavar="HOST:PORT",
         help="where callers' sidecars connect, over mTLS (default: 0.0.0.0:15006)",
+    )
+    parser.add_flag(
+        "--third-party-inbound",
+        metavar="HOST:PORT",
+        help="where ThirdParties connect that are known by `certificates` and have no SPIFFE ID; needs --sds-socket"
+        " (default: nowhere)",
     )
     parser.add_flag(
         "--outbound",
@@ -113,6 +121,25 @@ def _add_listeners(parser: CommandParser) -> None:
         "--access-log-socket",
         metavar="PATH",
         help="where `authz sidecar --access-log-socket PATH` is told of failed handshakes (default: nobody is)",
+    )
+    parser.add_flag(
+        "--hold-socket",
+        metavar="PATH",
+        help="where `authz sidecar --hold-socket PATH` holds long calls (default: nobody does)",
+    )
+    parser.add_flag(
+        "--listeners-dir",
+        metavar="DIR",
+        help="read the listeners from DIR/listeners.json, which `--part listeners` prints and"
+        " `authz sidecar --listeners` changes to drain connections; Envoy needs `--drain-time-s 1 --drain-strategy"
+        " immediate` then (default: they stand in the bootstrap)",
+    )
+    parser.add_flag(
+        "--egress-socket",
+        default=_EGRESS_SOCKET,
+        metavar="PATH",
+        help="where `authz sidecar --egress-socket PATH` gives the addresses of ThirdParties' hosts"
+        f" (default: {_EGRESS_SOCKET})",
     )
 
 
@@ -158,19 +185,22 @@ def _add_destinations(parser: CommandParser) -> None:
         "--third-party",
         action="append",
         metavar="NAME=HOST:PORT",
-        help="reach a ThirdParty here instead of at its hosts' own addresses; required for wildcard hosts",
+        help="reach a ThirdParty here, a gateway, instead of at its hosts' own addresses; this address is not judged",
     )
 
 
 def _envoy(given: argparse.Namespace) -> int:
     from authz.policy_folder import load_policy_folder  # noqa: PLC0415 `--help` reads no policies
     from authz.proxy.bootstrap import sidecar_bootstrap  # noqa: PLC0415 Envoy's messages take half a second to load
+    from authz.proxy.listener_file import listeners_file  # noqa: PLC0415 same
     from authz.proxy.placement import sidecar_spec  # noqa: PLC0415 same
     from authz.proxy.tls import svid_secret  # noqa: PLC0415 same
 
     spec = sidecar_spec(load_policy_folder(given.policies), given.service, _placement(given))
     if given.part == "svid-secret":
         sys.stdout.write(svid_secret(spec.svid_directory))
+    elif given.part == "listeners":
+        sys.stdout.write(listeners_file(spec))
     else:
         sys.stdout.write(sidecar_bootstrap(spec))
     return YES
@@ -186,6 +216,8 @@ def _placement(given: argparse.Namespace) -> Placement:
         admin=_unix_address("--admin", given.admin),
         authz_sockets=_check_sockets(given.authz_socket or [_CHECK_SOCKET], given.workers),
         access_log_socket=given.access_log_socket,
+        hold_socket=given.hold_socket,
+        listeners_directory=_listeners_directory(given),
         svid_directory=given.svid_dir,
         svid_secret_file=given.svid_secret,
         authority_file=given.authorities,
@@ -194,10 +226,23 @@ def _placement(given: argparse.Namespace) -> Placement:
         spiffe_id=None if given.spiffe_id is None else SpiffeId.parse(given.spiffe_id),
         bundles=dict(_pairs("--bundle", given.bundle or ())),
         sds_socket=_sds_socket(given),
+        egress_socket=_egress_socket(given),
+        third_party_inbound=_third_party_inbound(given),
         third_parties={
             name: _address("--third-party", text) for name, text in _pairs("--third-party", given.third_party or ())
         },
     )
+
+
+def _listeners_directory(given: argparse.Namespace) -> str | None:
+    path: str | None = given.listeners_dir
+    if path is None:
+        if given.part == "listeners":
+            raise UsageError("--part listeners: say with --listeners-dir where the file is to stand")
+        return None
+    if given.hold_socket is None or given.access_log_socket is None:
+        raise UsageError("--listeners-dir: give --hold-socket and --access-log-socket, too; nobody drains without them")
+    return path
 
 
 def _sds_socket(given: argparse.Namespace) -> str | None:
@@ -212,6 +257,25 @@ def _sds_socket(given: argparse.Namespace) -> str | None:
         return UnixAddress(path=path).path
     except ProxyError as error:
         raise UsageError(f"--sds-socket: {error}") from error
+
+
+def _egress_socket(given: argparse.Namespace) -> str:
+    try:
+        return UnixAddress(path=given.egress_socket).path
+    except ProxyError as error:
+        raise UsageError(f"--egress-socket: {error}") from error
+
+
+def _third_party_inbound(given: argparse.Namespace) -> TcpAddress | None:
+    text: str | None = given.third_party_inbound
+    if text is None:
+        return None
+    address = _address("--third-party-inbound", text)
+    if not isinstance(address, TcpAddress):
+        raise UsageError(f"--third-party-inbound `{text}`: give HOST:PORT")
+    if given.sds_socket is None:
+        raise UsageError("--third-party-inbound: with --sds-socket alone; the authorities come from there")
+    return address
 
 
 def _check_sockets(paths: Sequence[str], workers: int) -> tuple[str, ...]:

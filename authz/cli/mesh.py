@@ -47,6 +47,17 @@ def _add_up(commands: Subcommands) -> None:
     parser.add_flag(
         "--only", type=_names, default=(), metavar="NAME,...", help="start only these Services and ThirdParties"
     )
+    parser.add_flag(
+        "--accept-clock",
+        action="store_true",
+        help="the clock is right: forget the latest instants that the sidecars of an earlier mesh have kept",
+    )
+    parser.add_flag(
+        "--unsafe-clock-file",
+        metavar="FILE",
+        help="for tests: the sidecars judge windows by the instant that FILE holds, at which the clock stands still, or"
+        " by the machine's clock and the +SECONDS or -SECONDS that it holds",
+    )
     parser.add_flag("--no-hub", action="store_true", help="without the hub, which does not exist yet")
 
 
@@ -133,7 +144,13 @@ class _Terminal:
 def _up(given: argparse.Namespace) -> int:
     from authz.mesh.settings import MeshSettings  # noqa: PLC0415 only what the command needs is imported
 
-    settings = MeshSettings(policies=given.policies, state=given.state, only=given.only)
+    settings = MeshSettings(
+        policies=given.policies,
+        state=given.state,
+        only=given.only,
+        unsafe_clock_file=given.unsafe_clock_file,
+        accept_clock=given.accept_clock,
+    )
     terminal = _Terminal()
     if given.detach:
         from authz.mesh.background import start_in_background  # noqa: PLC0415 as above

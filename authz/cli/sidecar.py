@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from posixpath import normpath
 from typing import TYPE_CHECKING
 
 from authz.cli.arguments import YES
 from authz.errors import UsageError
+from authz.sidecar.errors import SidecarError
 from authz.sidecar.settings import MAX_WORKERS, Audit, CheckTransport, SidecarSettings, default_workers
 
 if TYPE_CHECKING:
@@ -72,6 +74,48 @@ def add_commands(commands: Subcommands) -> None:
         metavar="PATH",
         help="the unix socket (mode 0600) on which Envoy tells of failed handshakes, for the decision log",
     )
+    parser.add_flag(
+        "--hold-socket",
+        metavar="PATH",
+        help="the unix socket (mode 0660) on which Envoy has long calls held, so that they are cut when their"
+        " permission is taken back (default: they run until the deadline that they began with)",
+    )
+    parser.add_flag(
+        "--listeners",
+        metavar="FILE",
+        help="the file that Envoy reads its listeners from (`authz envoy --listeners-dir`): calls that are not held and"
+        " lose their permission are ended by draining their connections; needs --hold-socket and --access-log-socket"
+        " (default: they run until the deadline that they began with)",
+    )
+    parser.add_flag(
+        "--accept-clock",
+        action="store_true",
+        help="the clock is right: forget the latest instant that was kept in --state, once, after it was set back",
+    )
+    parser.add_flag(
+        "--unsafe-clock-file",
+        metavar="FILE",
+        help="for tests: windows are judged by the instant that FILE holds, at which the clock stands still, or by the"
+        " machine's clock and the +SECONDS or -SECONDS that it holds",
+    )
+    parser.add_flag(
+        "--egress-socket",
+        metavar="PATH",
+        help="the unix socket (mode 0600) on which Envoy asks for the addresses of ThirdParties' hosts",
+    )
+    parser.add_flag(
+        "--egress-network",
+        action="append",
+        metavar="CIDR",
+        help="a private network that ThirdParties may be in; may be given several times (default: public addresses)",
+    )
+    parser.add_flag(
+        "--authority",
+        action="append",
+        metavar="FILE=PATH",
+        help="read the authority that a ThirdParty's `certificates` name FILE from PATH; may be given several times"
+        " (default: FILE, in the policy folder)",
+    )
 
 
 def _sidecar(given: argparse.Namespace) -> int:
@@ -97,8 +141,15 @@ def _sidecar(given: argparse.Namespace) -> int:
             sds_socket=given.sds_socket,
             svid_files=given.svid_files,
             access_log_socket=_access_log_socket(given, transport),
+            hold_socket=_hold_socket(given, transport),
+            listeners=_listeners(given),
+            egress_socket=_egress_socket(given, transport),
+            egress_networks=tuple(given.egress_network or ()),
+            authorities=tuple(_authority(text) for text in given.authority or ()),
             workers=_workers(given.workers, transport),
             audit=_audit(given, transport),
+            unsafe_clock_file=given.unsafe_clock_file,
+            accept_clock=given.accept_clock,
         ),
         transport=transport,
     )
@@ -133,6 +184,42 @@ def _access_log_socket(given: argparse.Namespace, transport: CheckTransport) -> 
     if path is not None and transport is CheckTransport.GRPCIO:
         raise UsageError("--access-log-socket: not with --check-transport grpcio")
     return path
+
+
+def _hold_socket(given: argparse.Namespace, transport: CheckTransport) -> str | None:
+    path: str | None = given.hold_socket
+    if path is not None and transport is CheckTransport.GRPCIO:
+        raise UsageError("--hold-socket: not with --check-transport grpcio")
+    return path
+
+
+def _listeners(given: argparse.Namespace) -> str | None:
+    path: str | None = given.listeners
+    if path is not None and (given.hold_socket is None or given.access_log_socket is None):
+        raise UsageError("--listeners: say with --hold-socket and --access-log-socket where Envoy tells of its calls")
+    return path
+
+
+def _egress_socket(given: argparse.Namespace, transport: CheckTransport) -> str | None:
+    from authz.sidecar.egress.networks import ReachableNetworks  # noqa: PLC0415 `--help` judges no networks
+
+    path: str | None = given.egress_socket
+    if path is None and given.egress_network:
+        raise UsageError("--egress-network: say with --egress-socket where Envoy asks for addresses")
+    if path is not None and transport is CheckTransport.GRPCIO:
+        raise UsageError("--egress-socket: not with --check-transport grpcio")
+    try:
+        ReachableNetworks.parse(given.egress_network or ())
+    except SidecarError as error:
+        raise UsageError(f"--egress-network: {error}") from error
+    return path
+
+
+def _authority(text: str) -> tuple[str, str]:
+    file, _, path = text.partition("=")
+    if not file or not path:
+        raise UsageError(f"--authority `{text}`: give FILE=PATH")
+    return normpath(file), path
 
 
 def _folder(policies: str) -> str:

@@ -118,6 +118,10 @@ def _spawn(settings: MeshSettings, leash: int, *, for_life: bool) -> None:
         arguments += ["--state", settings.state]
     for name in settings.only:
         arguments += ["--only", name]
+    if settings.unsafe_clock_file is not None:
+        arguments += ["--unsafe-clock-file", settings.unsafe_clock_file]
+    if settings.accept_clock:
+        arguments += ["--accept-clock"]
     # This process ends at once: the daemon is its child, and nobody's to wait for.
     spawned = subprocess.run(  # noqa: S603 our own program, no shell
         [sys.executable, "-P", "-m", "authz.mesh.background", *arguments],
@@ -160,6 +164,8 @@ def main() -> None:
     parser.add_argument("--policies", required=True)
     parser.add_argument("--state")
     parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--unsafe-clock-file")
+    parser.add_argument("--accept-clock", action="store_true")
     parser.add_argument("--leash", required=True, type=int)
     parser.add_argument("--for-life", action="store_true")
     given = parser.parse_args()
@@ -175,7 +181,13 @@ def main() -> None:
             from authz.mesh.settings import MeshSettings  # noqa: PLC0415 the starter waits until here
             from authz.mesh.supervisor import supervise  # noqa: PLC0415 as above
 
-            settings = MeshSettings(policies=given.policies, state=given.state, only=tuple(given.only))
+            settings = MeshSettings(
+                policies=given.policies,
+                state=given.state,
+                only=tuple(given.only),
+                unsafe_clock_file=given.unsafe_clock_file,
+                accept_clock=given.accept_clock,
+            )
             supervise(settings, leash, leash=leash, takes_output=True)
         except AuthzError as error:
             leash.failed(str(error))

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 from authz.issuer.registration import registry_of
 from authz.mesh.errors import MeshError
 from authz.mesh.workload_identity import identity_of
-from authz.proxy.spec import ServiceDestination, SidecarSpec, ThirdPartyDestination, ThirdPartyHost, TrustBundle
+from authz.proxy.listener_names import LISTENERS_FILE
+from authz.proxy.placement import tunnels_of
+from authz.proxy.spec import (
+    ServiceDestination,
+    SidecarSpec,
+    ThirdPartyDestination,
+    ThirdPartyHost,
+    TrustBundle,
+    Tunnel,
+)
 from authz.sidecar.listening_socket import worker_sockets
 
 if TYPE_CHECKING:
@@ -38,10 +47,19 @@ class ServicePlaces:
     authz_socket: str
     authz_workers: int
     access_log_socket: str
+    hold_socket: str
+    listeners_directory: str
     sds_socket: str
     svid_directory: str
     decision_log: str
     sidecar_state: str
+    #: where ThirdParties without SPIFFE IDs come in, None where the set has none
+    third_party_inbound: TcpAddress | None = None
+
+    @property
+    def listeners_file(self) -> str:
+        """The file that the Envoy reads its listeners from, and the sidecar changes."""
+        return f"{self.listeners_directory}/{LISTENERS_FILE}"
 
     @property
     def authz_sockets(self) -> tuple[str, ...]:
@@ -75,8 +93,17 @@ class ServiceLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallerCertificate:
+    """By which certificate a stand-in without SPIFFE ID calls: its authority's file in the policies, and its name."""
+
+    authority: str
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThirdPartyLayout:
-    """One stand-in: what has no `dns_names` listens nowhere, what has no `identity` calls nobody.
+    """One stand-in: what has no `dns_names` listens nowhere, what has no `identity` and no `certificate` calls nobody.
 
     `hosts` are written as in the policy file.
     """
@@ -86,16 +113,26 @@ class ThirdPartyLayout:
     hosts: tuple[str, ...]
     dns_names: tuple[str, ...]
     places: ThirdPartyPlaces
+    certificate: CallerCertificate | None = None
+
+    @property
+    def calls(self) -> bool:
+        """Whether it can call anybody."""
+        return self.identity is not None or self.certificate is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A whole mesh; `bundle_files` gives each trust domain's file, the own ones first, the local one before them."""
+    """A whole mesh; `bundle_files` gives each trust domain's file, the own ones first, the local one before them.
+
+    `caller_authorities` gives the file that is read in the place of each that the policies' `certificates` name.
+    """
 
     bundle_files: tuple[tuple[str, str], ...]
     own_trust_domains: tuple[str, ...]
     services: tuple[ServiceLayout, ...]
     third_parties: tuple[ThirdPartyLayout, ...]
+    caller_authorities: tuple[tuple[str, str], ...] = ()
 
     def only(self, names: Collection[str]) -> Layout:
         """Give the layout of what is to be started: everything, or the Services and ThirdParties named."""
@@ -106,6 +143,7 @@ class Layout:
             own_trust_domains=self.own_trust_domains,
             services=tuple(one for one in self.services if one.name in names),
             third_parties=tuple(one for one in self.third_parties if one.name in names),
+            caller_authorities=self.caller_authorities,
         )
 
 
@@ -116,11 +154,13 @@ def lay_out(
     services: Mapping[str, ServicePlaces],
     third_parties: Mapping[str, ThirdPartyPlaces],
     bundle_files: Mapping[str, str],
+    caller_authorities: Mapping[str, str],
 ) -> Layout:
     """Lay out a mesh of everything in the set; raises MeshError where a workload can have no identity.
 
     `services` and `third_parties` have places for every name of the set, `bundle_files` a file for each trust domain,
-    own and federated; `owner` gives the Service or ThirdParty that an ID belongs to.
+    own and federated, `caller_authorities` one for each file that `certificates` name; `owner` gives the Service or
+    ThirdParty that an ID belongs to.
     """
     identities = {one.name: _service_identity(one, owner) for one in policy_set.services}
     registry = registry_of(policy_set)
@@ -149,6 +189,7 @@ def lay_out(
                     one.name,
                     identities[one.name],
                     services[one.name],
+                    tunnels=tunnels_of(one),
                     trust_domains=trust_domains,
                     destinations=destinations,
                     third_parties=outside,
@@ -159,14 +200,21 @@ def lay_out(
         third_parties=tuple(
             ThirdPartyLayout(
                 name=one.name,
-                identity=identity_of(one.name, one.identities, owner=owner),
+                identity=_caller_identity(one, owner),
+                certificate=_caller_certificate(one),
                 hosts=tuple(str(host) for host in one.hosts),
                 dns_names=tuple(sorted({_dns_name(host) for host in _hosts(one)})),
                 places=third_parties[one.name],
             )
             for one in policy_set.third_parties
         ),
+        caller_authorities=tuple(sorted(caller_authorities.items())),
     )
+
+
+def caller_authority_files(policy_set: PolicySet) -> tuple[str, ...]:
+    """Give the files of authorities that `certificates` of the set name."""
+    return tuple(sorted({each.authority_file for one in policy_set.third_parties for each in one.certificates}))
 
 
 def require_names(policy_set: PolicySet, names: Collection[str]) -> None:
@@ -188,6 +236,25 @@ def _first_issued(registry: Registry, service: str) -> SpiffeId | None:
     return None if found is None else found.identities[0]
 
 
+def _has_exact_identity(third_party: ThirdParty) -> bool:
+    return any(pattern.exact is not None for pattern in third_party.identities)
+
+
+def _caller_identity(third_party: ThirdParty, owner: Callable[[SpiffeId], str | None]) -> SpiffeId | None:
+    # As in PolicyTests: the first exact identity, or the certificate; one made from a pattern where there is neither.
+    if third_party.certificates and not _has_exact_identity(third_party):
+        return None
+    return identity_of(third_party.name, third_party.identities, owner=owner)
+
+
+def _caller_certificate(third_party: ThirdParty) -> CallerCertificate | None:
+    if not third_party.certificates or _has_exact_identity(third_party):
+        return None
+    first = third_party.certificates[0]
+    kind, name = ("dns", first.dns[0]) if first.dns else ("uri", first.uri[0])
+    return CallerCertificate(authority=first.authority_file, kind=kind, name=name)
+
+
 def _service_identity(service: Service, owner: Callable[[SpiffeId], str | None]) -> SpiffeId:
     identity = identity_of(service.name, service.identities, owner=owner)
     if identity is None:
@@ -200,6 +267,7 @@ def _sidecar(
     identity: SpiffeId,
     places: ServicePlaces,
     *,
+    tunnels: tuple[Tunnel, ...],
     trust_domains: tuple[TrustBundle, ...],
     destinations: tuple[ServiceDestination, ...],
     third_parties: tuple[ThirdPartyDestination, ...],
@@ -217,8 +285,12 @@ def _sidecar(
         admin=places.admin,
         authz_sockets=places.authz_sockets,
         access_log_socket=places.access_log_socket,
+        hold_socket=places.hold_socket,
+        listeners_directory=places.listeners_directory,
+        third_party_inbound=places.third_party_inbound,
         destinations=destinations,
         third_parties=third_parties,
+        tunnels=tunnels,
     )
 
 

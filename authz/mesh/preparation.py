@@ -17,6 +17,7 @@ from authz.mesh.layout import (
     Layout,
     ServicePlaces,
     ThirdPartyPlaces,
+    caller_authority_files,
     lay_out,
     trust_domain_names,
 )
@@ -33,6 +34,7 @@ from authz.mesh.state import RunningService, RunningThirdParty
 from authz.policy.index import compile_index
 from authz.proxy.addresses import UnixAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
+from authz.proxy.listener_file import listeners_file
 from authz.proxy.spec import BUNDLE_FILE, KEY_FILE, SVID_FILE
 from authz.sidecar.settings import default_workers
 
@@ -75,10 +77,15 @@ def prepare(
     directory: StateDirectory,
     runtime_directory: str,
     ports: ReservedPorts,
+    unsafe_clock_file: str | None = None,
 ) -> PreparedMesh:
     """Write everything that a mesh of this set needs and give what is to be started; raises AuthzError if it cannot."""
     places = ProgramPlaces(
-        logs=str(directory.logs), runtime_directory=runtime_directory, policies=policies, envoy=envoy_binary()
+        logs=str(directory.logs),
+        runtime_directory=runtime_directory,
+        policies=policies,
+        envoy=envoy_binary(),
+        unsafe_clock_file=unsafe_clock_file,
     )
     state = directory.path
     layout = _laid_out(policy_set, state=state, runtime_directory=runtime_directory, ports=ports)
@@ -97,10 +104,14 @@ def prepare(
     for service in started.services:
         configuration = state / "envoy" / f"{service.name}.json"
         _write(configuration, sidecar_bootstrap(service.sidecar))
+        Path(service.places.listeners_directory).mkdir(mode=0o700)
+        _write(Path(service.places.listeners_file), listeners_file(service.sidecar))
         programs.append(
             ServicePrograms(
                 app=app_program(service, places),
-                sidecar=sidecar_program(service, places, issuer_socket=issuer.socket),
+                sidecar=sidecar_program(
+                    service, places, issuer_socket=issuer.socket, caller_authorities=layout.caller_authorities
+                ),
                 envoy=envoy_program(service, places, configuration=str(configuration)),
             )
         )
@@ -119,6 +130,10 @@ def _laid_out(policy_set: PolicySet, *, state: Path, runtime_directory: str, por
     def path(*parts: str) -> str:
         return str(state.joinpath(*parts))
 
+    caller_authorities = {
+        name: path("authorities", f"callers-{number}.pem")
+        for number, name in enumerate(caller_authority_files(policy_set))
+    }
     services = {
         one.name: ServicePlaces(
             app=ports.reserve(),
@@ -128,10 +143,13 @@ def _laid_out(policy_set: PolicySet, *, state: Path, runtime_directory: str, por
             authz_socket=f"{runtime_directory}/{one.name}.authz",
             authz_workers=default_workers(),
             access_log_socket=f"{runtime_directory}/{one.name}.access-log",
+            hold_socket=f"{runtime_directory}/{one.name}.hold",
+            listeners_directory=path("envoy", f"{one.name}.listeners"),
             sds_socket=f"{runtime_directory}/{one.name}.sds",
             svid_directory=path("svids", one.name),
             decision_log=path("decisions", f"{one.name}.jsonl"),
             sidecar_state=path("sidecars", one.name),
+            third_party_inbound=ports.reserve() if caller_authorities else None,
         )
         for one in policy_set.services
     }
@@ -151,6 +169,7 @@ def _laid_out(policy_set: PolicySet, *, state: Path, runtime_directory: str, por
         services=services,
         third_parties=third_parties,
         bundle_files=bundles,
+        caller_authorities=caller_authorities,
     )
 
 
@@ -169,6 +188,7 @@ def _running_services(layout: Layout) -> tuple[RunningService, ...]:
             key=f"{one.places.svid_directory}/{KEY_FILE}",
             bundle=f"{one.places.svid_directory}/{BUNDLE_FILE}",
             sidecar_state=one.places.sidecar_state,
+            third_party_inbound=None if one.places.third_party_inbound is None else str(one.places.third_party_inbound),
         )
         for one in layout.services
     )
@@ -177,13 +197,13 @@ def _running_services(layout: Layout) -> tuple[RunningService, ...]:
 def _running_third_parties(layout: Layout) -> tuple[RunningThirdParty, ...]:
     running = []
     for one in layout.third_parties:
-        calls, called = one.identity is not None, bool(one.dns_names)
+        calls, called = one.calls, bool(one.dns_names)
         svid = one.places.svid_directory
         running.append(
             RunningThirdParty(
                 name=one.name,
                 hosts=one.hosts,
-                identity=str(one.identity) if calls else None,
+                identity=None if one.identity is None else str(one.identity),
                 address=str(one.places.address) if called else None,
                 certificate=f"{svid}/{SVID_FILE}" if calls else None,
                 key=f"{svid}/{KEY_FILE}" if calls else None,

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from authz.mesh.child import Program
 from authz.mesh.state import Role
+from authz.proxy.listener_names import ENVOY_FLAGS
 from authz.proxy.spec import KEY_FILE, SVID_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from authz.mesh.layout import Layout, ServiceLayout, ThirdPartyLayout
 
 #: -P: a module of the user's current folder must not stand in for one of ours.
@@ -27,6 +30,8 @@ class ProgramPlaces:
     runtime_directory: str
     policies: str
     envoy: str
+    #: what the sidecars take for the time, in tests; as the user typed it
+    unsafe_clock_file: str | None = None
 
     def log(self, of: str, role: Role) -> str:
         """Give the log file of one process."""
@@ -99,8 +104,14 @@ def issuer_program(layout: Layout, places: ProgramPlaces, issuer: IssuerPlaces) 
     )
 
 
-def sidecar_program(service: ServiceLayout, places: ProgramPlaces, *, issuer_socket: str) -> Program:
-    """Give the authz sidecar of a Service, and where it gets the Service's identity."""
+def sidecar_program(
+    service: ServiceLayout,
+    places: ProgramPlaces,
+    *,
+    issuer_socket: str,
+    caller_authorities: Sequence[tuple[str, str]] = (),
+) -> Program:
+    """Give the authz sidecar of a Service, and where it gets the Service's identity and whom callers are known by."""
     svids = service.places.svid_directory
     identity = ["--identity", f"files:{svids}"]
     if service.attested:
@@ -124,14 +135,25 @@ def sidecar_program(service: ServiceLayout, places: ProgramPlaces, *, issuer_soc
             service.places.decision_log,
             "--access-log-socket",
             service.places.access_log_socket,
+            "--hold-socket",
+            service.places.hold_socket,
+            "--listeners",
+            service.places.listeners_file,
             "--state",
             service.places.sidecar_state,
             *identity,
             "--sds-socket",
             service.places.sds_socket,
+            *([] if places.unsafe_clock_file is None else ["--unsafe-clock-file", places.unsafe_clock_file]),
+            *(word for name, file in caller_authorities for word in ("--authority", f"{name}={file}")),
         ),
         log=places.log(service.name, Role.SIDECAR),
-        sockets=(*service.places.authz_sockets, service.places.access_log_socket, service.places.sds_socket),
+        sockets=(
+            *service.places.authz_sockets,
+            service.places.access_log_socket,
+            service.places.hold_socket,
+            service.places.sds_socket,
+        ),
         notify_socket=places.notify_socket(service.name, Role.SIDECAR),
     )
 
@@ -147,6 +169,7 @@ def envoy_program(service: ServiceLayout, places: ProgramPlaces, *, configuratio
             "-c",
             configuration,
             "--disable-hot-restart",
+            *ENVOY_FLAGS,
             "--concurrency",
             "1",
             "--log-level",

@@ -45,11 +45,15 @@ class RunningService:
     key: str
     bundle: str
     sidecar_state: str
+    #: where ThirdParties without SPIFFE IDs come in
+    third_party_inbound: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningThirdParty:
-    """A ThirdParty's stand-in: what has no hosts has no address, what has no identities has no certificate.
+    """A ThirdParty's stand-in: what has no hosts has no address, what cannot call has no certificate.
+
+    One with a certificate and no `identity` is known by that certificate alone.
 
     `authority` is the file with the authority of its hosts' TLS certificates.
     """
@@ -119,10 +123,12 @@ _Record = TypeVar("_Record", RunningService, RunningThirdParty)
 def _texts(record: type[_Record], data: Any, **given: Any) -> _Record:
     """Read a record whose fields are texts, but for those that are given."""
     optional = record is RunningThirdParty
+    optional_of_services = {"third_party_inbound"}
     for field in fields(record):
         if field.name not in given:
             value = data[field.name]
-            given[field.name] = None if optional and value is None and field.name != "name" else _text(value)
+            may_be_none = field.name != "name" if optional else field.name in optional_of_services
+            given[field.name] = None if may_be_none and value is None else _text(value)
     return record(**given)
 
 

@@ -32,6 +32,7 @@ from authz.mesh.errors import MeshError, cause
 from authz.mesh.process_mark import ProcessMark, end_processes, mark_of
 from authz.mesh.state import MAX_STATE_BYTES, MeshState
 from authz.proxy.addresses import MAX_UNIX_PATH_BYTES
+from authz.sidecar.latest_instant import FILE_NAMES as LATEST_INSTANTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,12 +134,24 @@ class StateDirectory:
     def _is_lost(self) -> bool:
         return self._locked_inode is not None and not self.is_there()
 
-    def make_folders(self) -> None:
-        """Make the folders of one mesh, empty but for the decision logs; the lock must be held."""
-        for name in (*_OF_ONE_MESH, "logs", "sidecars"):
+    def make_folders(self, *, accept_clock: bool = False) -> None:
+        """Make the folders of one mesh, empty but for the decision logs; the lock must be held.
+
+        What sidecars have kept of the clock stays, too, unless it is accepted as it is.
+        """
+        if not accept_clock:
+            self._forget_sidecars()
+        for name in (*_OF_ONE_MESH, "logs", *(["sidecars"] if accept_clock else [])):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (*_OF_ONE_MESH, "logs", "sidecars", "decisions"):
             (self.path / name).mkdir(mode=0o700, exist_ok=True)
+
+    def _forget_sidecars(self) -> None:
+        """Take away the sidecars' own state but for the latest instants that they have seen."""
+        sidecars = self.path / "sidecars"
+        for kept in sidecars.glob("*/*"):
+            if kept.name not in LATEST_INSTANTS:
+                shutil.rmtree(kept) if kept.is_dir() and not kept.is_symlink() else kept.unlink(missing_ok=True)
 
     def left_behind(self) -> bool:
         """Whether there is a record: while no supervisor lives, of a mesh that was killed."""

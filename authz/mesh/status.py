@@ -16,7 +16,7 @@ from authz.sidecar.reported_status import reported_status
 
 if TYPE_CHECKING:
     from authz.mesh.state_directory import StateDirectory
-    from authz.sidecar.reported_status import ReportedIdentity
+    from authz.sidecar.reported_status import ReportedClock, ReportedDrain, ReportedIdentity, ReportedStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,8 @@ class PolicyStatus:
 class ServiceStatus:
     """One Service; `pids` has the roles of its living processes, `not_ready` those of its parts that do not serve.
 
-    `identity` is what its sidecar has from its source, None where it has none or says nothing.
+    `identity` is what its sidecar has from its source, None where it has none or says nothing; `clock` what it says of
+    the clock, `drain` of connections that it had drained.
     """
 
     service: RunningService
@@ -41,6 +42,8 @@ class ServiceStatus:
     policy: PolicyStatus
     not_ready: tuple[str, ...]
     identity: ReportedIdentity | None = None
+    clock: ReportedClock | None = None
+    drain: ReportedDrain | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +121,7 @@ def _service_status(service: RunningService, found: dict[tuple[str, Role], Runni
     processes = {role: found.get((service.name, role)) for role in roles}
     living = {role: process for role, process in processes.items() if process is not None and _lives(process)}
     sidecar = living.get(Role.SIDECAR)
-    policy, identity = _said(service.sidecar_state, None if sidecar is None else _pid(sidecar))
+    policy, said = _said(service.sidecar_state, None if sidecar is None else _pid(sidecar))
     serves = {
         Role.APP: Role.APP in living and living[Role.APP].ready,
         Role.ENVOY: Role.ENVOY in living and envoy_is_ready_now(service.admin.removeprefix("unix:")),
@@ -129,7 +132,9 @@ def _service_status(service: RunningService, found: dict[tuple[str, Role], Runni
         pids={str(role): _pid(process) for role, process in living.items()},
         policy=policy,
         not_ready=tuple(str(role) for role in roles if not serves[role]),
-        identity=identity,
+        identity=None if said is None else said.identity,
+        clock=None if said is None else said.clock,
+        drain=None if said is None else said.drain,
     )
 
 
@@ -154,13 +159,13 @@ def _pid(process: RunningProcess) -> int:
     return 0 if process.mark is None else process.mark.pid
 
 
-def _said(sidecar_state: str, pid: int | None) -> tuple[PolicyStatus, ReportedIdentity | None]:
+def _said(sidecar_state: str, pid: int | None) -> tuple[PolicyStatus, ReportedStatus | None]:
     """Read what a sidecar says of itself; what another process wrote, or what is damaged, does not count."""
     said = reported_status(sidecar_state)
     if said is None or said.pid != pid:
         return PolicyStatus(), None
     policy = PolicyStatus(usable=said.ready, revision=said.revision, stale=said.stale, faults=said.faults)
-    return policy, said.identity
+    return policy, said
 
 
 def _service_json(status: ServiceStatus) -> dict[str, Any]:
@@ -183,7 +188,27 @@ def _service_json(status: ServiceStatus) -> dict[str, Any]:
             "stale": status.policy.stale,
             "faults": list(status.policy.faults),
         },
+        "clock": None if status.clock is None else _clock_json(status.clock),
+        "drain": None if status.drain is None else _drain_json(status.drain),
+        # Only where the set has callers that need it: whoever knows the contract's names has all of them.
+        **({} if service.third_party_inbound is None else {"third_party_inbound": service.third_party_inbound}),
     }
+
+
+def _clock_json(clock: ReportedClock) -> dict[str, Any]:
+    return {
+        "behind": clock.behind,
+        "latest": None if clock.latest is None else f"{clock.latest:%Y-%m-%dT%H:%M:%SZ}",
+        "steps_forward": clock.steps_forward,
+        "steps_back": clock.steps_back,
+        "last_step_s": clock.last_step_s,
+        "unsafe": clock.unsafe,
+        "fault": clock.fault,
+    }
+
+
+def _drain_json(drain: ReportedDrain) -> dict[str, Any]:
+    return {"drains": drain.drains, "ended_calls": drain.ended_calls, "failed": drain.failed}
 
 
 def _third_party_json(status: ThirdPartyStatus) -> dict[str, Any]:

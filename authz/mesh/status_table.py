@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from authz.mesh.status import MeshStatus, ServiceStatus, ThirdPartyStatus
-    from authz.sidecar.reported_status import ReportedIdentity
+    from authz.sidecar.reported_status import ReportedClock, ReportedIdentity
 
 _HEADINGS = ("NAME", "STATE", "IDENTITY", "UNTIL", "INBOUND", "OUTBOUND", "APP", "PIDS")
 _SHORT_REVISION = 12
@@ -83,3 +83,35 @@ def _remarks(status: MeshStatus) -> Iterator[str]:
         yield ""
         yield "identities that are not as they should be:"
         yield from troubles
+    drains = [
+        f"{one.service.name}: {one.drain.drains} times, which ended {one.drain.ended_calls} calls"
+        + (f"; it failed {one.drain.failed} times, its log says why" if one.drain.failed else "")
+        for one in status.services
+        if one.drain is not None and (one.drain.drains or one.drain.failed)
+    ]
+    if drains:
+        yield ""
+        yield "connections were drained, as calls on them had lost their permission:"
+        yield from drains
+    clocks = [f"{one.service.name}: {text}" for one in status.services for text in _clock_remarks(one.clock)]
+    if clocks:
+        yield ""
+        yield "clocks that are not as they should be:"
+        yield from clocks
+
+
+def _clock_remarks(clock: ReportedClock | None) -> Iterator[str]:
+    if clock is None:
+        return
+    if clock.unsafe:
+        yield "--unsafe-clock-file says what the time is"
+    if clock.latest is not None:
+        yield (
+            f"behind {clock.latest:%Y-%m-%dT%H:%M:%SZ}, which it has shown before: calls are decided at both;"
+            " `authz mesh up --accept-clock` forgets that"
+        )
+    elif clock.last_step_s is not None:
+        times = f"{clock.steps_forward} times forward, {clock.steps_back} times back"
+        yield f"set {times}, the last time by {clock.last_step_s:.3f} s"
+    if clock.fault is not None:
+        yield quoted(clock.fault)

@@ -79,7 +79,7 @@ async def _supervise(settings: MeshSettings, listener: Listener, *, leash: Leash
         if directory.clean():
             listener.progress("an earlier mesh had left processes behind; they are stopped")
         held.callback(directory.clean)
-        directory.make_folders()
+        directory.make_folders(accept_clock=settings.accept_clock)
         listener = held.enter_context(MeshLog(directory.logs / "mesh.log", listener, takes_output=takes_output))
         ports = held.enter_context(ReservedPorts())
         runtime_directory = make_runtime_directory()
@@ -96,6 +96,7 @@ async def _supervise(settings: MeshSettings, listener: Listener, *, leash: Leash
             directory=directory,
             runtime_directory=runtime_directory,
             ports=ports,
+            unsafe_clock_file=settings.unsafe_clock_file,
         )
         try:
             served = await _unless(stopping, mesh.start(prepared))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from authz.decision import Decision, Reason, Shadow
 from authz.policy.condition import CallFacts
+from authz.policy.condition_words import HEADERS
 from authz.policy.deadline import allowed_by_one_until_ns, valid_until_ns
 from authz.policy.host import is_well_formed, requested_host
 from authz.policy.party import GRPC_METHOD, most_literal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from authz.identity.spiffe_id import SpiffeId
     from authz.policy.index import PolicyIndex
     from authz.policy.party import Entry, Guard, Party, Rule
+    from authz.policy.tightening import Tightening
     from authz.policy.window import Window
     from authz.request import Call, TlsVersion
 
@@ -39,9 +41,9 @@ _ALLOWED: Final = Reason.ALLOWED
 _NOBODY: Final = (None, None)
 
 
-def evaluate(index: PolicyIndex, call: Call, now_ns: int) -> Decision:
-    """Answer a call at an instant."""
-    return _answered(Asked(index, call), now_ns)
+def evaluate(index: PolicyIndex, call: Call, now_ns: int, tightening: Tightening | None = None) -> Decision:
+    """Answer a call at an instant; with a tightening, as if the set were without what that takes away."""
+    return _answered(Asked(index, call, tightening), now_ns)
 
 
 def _answered(asked: Asked, now_ns: int) -> Decision:
@@ -87,9 +89,11 @@ def call_facts(index: PolicyIndex, call: Call, destination: Party, segments: lis
 class Asked:
     """A call with the Services and ThirdParties that it is between, as far as they are known."""
 
-    __slots__ = ("call", "caller", "destination", "index", "is_conditional", "only_by")
+    __slots__ = ("call", "caller", "destination", "index", "is_conditional", "only_by", "tightening")
 
-    def __init__(self, index: PolicyIndex, call: Call) -> None:
+    def __init__(self, index: PolicyIndex, call: Call, tightening: Tightening | None = None) -> None:
+        #: what of the set counts no more
+        self.tightening = tightening
         #: the window of the rule that alone has a say, and allows the call
         self.only_by: Window | None = None
         #: whether conditions had to be looked at
@@ -99,6 +103,12 @@ class Asked:
         identity = call.caller
         self.caller = index.certified(call.third_party) if identity is None else index.owner(identity)
         self.destination = called_party(index, call)
+
+    def is_revoked(self, spiffe_id: SpiffeId, serial: str | None) -> bool:
+        """Whether an identity, or the certificate that proved it, is taken back."""
+        if self.index.is_revoked(spiffe_id, serial):
+            return True
+        return self.tightening is not None and self.tightening.is_revoked(spiffe_id, serial)
 
     def answer(
         self,
@@ -138,6 +148,38 @@ def called_party(index: PolicyIndex, call: Call) -> Party | None:
     return None if requested is None else index.destination(*requested)
 
 
+def is_long_lived(index: PolicyIndex, call: Call) -> bool:
+    """Whether the destination marks what is called `longLived`, by method and path, whatever rule allows the call."""
+    if not index.has_long_lived:
+        return False
+    asked = Asked(index, call)
+    destination = asked.destination
+    if destination is None or destination.long_lived is None:
+        return False
+    segments = decoded_path(asked)
+    if segments is None:
+        return False
+    is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(header_values(call.headers, "content-type"))
+    return bool(destination.long_lived.meaning(call.method, segments, is_grpc=is_grpc))
+
+
+def depends_on_headers(index: PolicyIndex, call: Call) -> bool:
+    """Whether a rule that means the call has a condition on its headers, whatever comes of that."""
+    if not index.has_conditions_on_headers:
+        return False
+    asked = Asked(index, call)
+    destination = asked.destination
+    segments = None if destination is None else decoded_path(asked)
+    if destination is None or segments is None:
+        return False
+    is_grpc = call.method == GRPC_METHOD and is_grpc_content_type(header_values(call.headers, "content-type"))
+    units = index.units(call.caller, asked.caller)
+    rules: list[Rule | Guard] = [*index.guards(units, destination, call.method, segments)]
+    entries = index.matching_entries(units, destination, call.method, segments, is_grpc=is_grpc)
+    rules.extend(entry.rule for entry in entries)
+    return any(HEADERS in condition.reads for rule in rules for condition in rule.conditions)
+
+
 def decoded_path(asked: Asked) -> list[str] | None:
     """Step 1: give the path's segments, or None for a malformed request."""
     call = asked.call
@@ -153,25 +195,25 @@ def is_unidentified(asked: Asked) -> bool:
     """Step 2: whether nothing that the destination accepts proves who calls, or what does is revoked."""
     call, destination = asked.call, asked.destination
     if call.presenter is not None:
-        return not _is_presented(asked.index, call, call.presenter, destination)
+        return not _is_presented(asked, call, call.presenter, destination)
     if destination is not None and not destination.accepts_x509:
         return True
     identity = call.caller
     if identity is None:
         return asked.caller is None  # a ThirdParty that a certificate proves has no SPIFFE ID
-    return asked.index.is_revoked(identity, call.serial)
+    return asked.is_revoked(identity, call.serial)
 
 
-def _is_presented(index: PolicyIndex, call: Call, presenter: SpiffeId, destination: Party | None) -> bool:
+def _is_presented(asked: Asked, call: Call, presenter: SpiffeId, destination: Party | None) -> bool:
     """Whether a JWT-SVID proves the caller: where one is accepted, from its own subject or from a forwarder."""
     if destination is None or not destination.accepts_jwt or call.caller is None:
         return False
     # The certificate of the connection is the presenter's, and so is its serial number.
-    if index.is_revoked(call.caller, None) or index.is_revoked(presenter, call.serial):
+    if asked.is_revoked(call.caller, None) or asked.is_revoked(presenter, call.serial):
         return False
     if presenter == call.caller:
         return True
-    owner = index.owner(presenter)
+    owner = asked.index.owner(presenter)
     return owner is not None and owner.is_service and owner.name in destination.forwarders
 
 
@@ -207,6 +249,9 @@ def _decided(asked: Asked, destination: Party, segments: list[str], now_ns: int)
     parties: Sequence[Party] = ()
     if not destination.is_service or (asked.caller is not None and not asked.caller.is_service):
         parties = [each for each in (asked.caller, destination) if each is not None and not each.is_service]
+    if asked.tightening is not None:
+        entries = asked.tightening.entries_left(entries)
+        parties = [asked.tightening.party(each) for each in parties]
     if len(entries) == 1 and not guards and not parties and not index.observes and call.method != CONNECT:
         rule = entries[0].rule
         if rule.window.is_open(now_ns):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from posixpath import normpath
 from typing import Annotated, Final, Self, TypeAlias
 from urllib.parse import urlsplit
 
@@ -154,6 +155,11 @@ class CertificateNames(Fields):
         if self.dns and self.uri:
             raise problem("only one of `dns` and `uri` is allowed; write two entries", at=("uri",))
         return self
+
+    @property
+    def authority_file(self) -> str:
+        """The file as it is compared: ways to write one path are the same one."""
+        return normpath(self.authority)
 
 
 # --- workloads -----------------------------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
+from authz.policy.condition_words import HEADERS
 from authz.policy.garbage import collector_at_rest
 from authz.policy.host import DEFAULT_PORTS
 from authz.policy.identity_pattern import IdentityTable
-from authz.policy.operation import ALL, EVERY_OPERATION, GrpcOperation, HttpOperation
+from authz.policy.operation import ALL, EVERY_OPERATION, ApiEntry, GrpcOperation, HttpOperation
 from authz.policy.party import EntryTable, Guard, GuardTable, Party, Rule, RuleTable, Unit, entries_of
 from authz.policy.revocation import RevokedSerial, canonical_serial
 from authz.policy.route import PathTemplate
@@ -68,6 +69,10 @@ class PolicyIndex:
     observes: bool
     #: whether any rule has conditions
     has_conditions: bool
+    #: whether any of them is on a call's headers
+    has_conditions_on_headers: bool
+    #: whether any Service offers an operation whose calls may last
+    has_long_lived: bool
     #: Before this instant every answer is exact; 366 days later hours are closed to everyone. None: at all times.
     exact_until_ns: int | None
     trust_domains: frozenset[TrustDomain]
@@ -75,6 +80,8 @@ class PolicyIndex:
     _revoked_serials: frozenset[RevokedSerial]
     _services: dict[str, Party] = field(repr=False)
     _certified: dict[str, Party] = field(repr=False)
+    #: by the authority's file, the kind of a name and the name
+    _certificate_names: dict[tuple[str, str, str], Party] = field(repr=False)
     _first_identities: dict[str, SpiffeId] = field(repr=False)
     #: by trust domain and path: who is called by an exact ID is found without a step of ours
     _exact_owners: dict[str, dict[str, Party]] = field(repr=False)
@@ -120,6 +127,21 @@ class PolicyIndex:
     def certified(self, name: str | None) -> Party | None:
         """Give the ThirdParty of this name, if certificates without SPIFFE IDs prove it."""
         return None if name is None else self._certified.get(name)
+
+    @property
+    def knows_certificates(self) -> bool:
+        """Whether certificates without SPIFFE IDs prove anybody."""
+        return bool(self._certificate_names)
+
+    @property
+    def authorities(self) -> frozenset[str]:
+        """The files of the authorities that such certificates are of."""
+        return frozenset(file for file, _, _ in self._certificate_names)
+
+    def certificate_owner(self, authority: str, kind: str, name: str) -> str | None:
+        """Give the ThirdParty that certificates of an authority's file with this name (`dns`, `uri`) prove."""
+        found = self._certificate_names.get((authority, kind, name))
+        return None if found is None else found.name
 
     def is_revoked(self, spiffe_id: SpiffeId, serial: str | None) -> bool:
         """Whether an identity, or the certificate with this serial number (in hex) that proved it, is taken back."""
@@ -243,6 +265,15 @@ class _Compiler:
             or any(each.mode is Mode.OBSERVE for each in self._set.guardrails),
             has_conditions=any(each.when for each in self._set.micro_policies)
             or any(each.when for each in self._set.guardrails),
+            has_conditions_on_headers=any(
+                HEADERS in condition.reads
+                for conditions in (
+                    *(each.when for each in self._set.micro_policies),
+                    *(each.when for each in self._set.guardrails),
+                )
+                for condition in conditions
+            ),
+            has_long_lived=any(party.long_lived is not None for party in parties.values()),
             # Known once all rules are made.
             exact_until_ns=min((spans.until_ns - HORIZON_NS for spans in self._spans.values()), default=None),
             trust_domains=frozenset(mesh.trust_domains),
@@ -250,6 +281,9 @@ class _Compiler:
             _revoked_serials=frozenset(each for each in mesh.revoked if isinstance(each, RevokedSerial)),
             _services={service.name: parties[service.name] for service in self._set.services},
             _certified={each.name: parties[each.name] for each in self._set.third_parties if each.certificates},
+            _certificate_names={
+                key: parties[each.name] for each in self._set.third_parties for key in _certificate_keys(each)
+            },
             _first_identities=dict(_first_identities(self._set.services)),
             _exact_owners=exact_owners,
             _owners=owners,
@@ -268,11 +302,7 @@ class _Compiler:
         )
 
     def _party(self, named: Service | ThirdParty) -> Party:
-        api: EntryTable[Rule] | None = None
-        for entry in named.api if isinstance(named, Service) else ():
-            if api is None:
-                api = EntryTable()
-            api.add_operation(entry.operation, Rule(name=entry.name, window=ALWAYS))
+        offered = named.api if isinstance(named, Service) else ()
         mode = named.mode if isinstance(named, Service) else None
         return Party(
             name=named.name,
@@ -287,7 +317,8 @@ class _Compiler:
             forwarders=frozenset(named.forwarders) if isinstance(named, Service) else frozenset(),
             tunnels=named.tunnels if isinstance(named, Service) else frozenset(),
             sets=tuple(self._sets[named.name]),
-            api=api,
+            api=_api(offered),
+            long_lived=_api(each for each in offered if each.long_lived),
         )
 
     # --- rules and guards
@@ -433,12 +464,26 @@ def _copy(text: str) -> str:
     return text.encode().decode()
 
 
+def _api(entries: Iterable[ApiEntry]) -> EntryTable[Rule] | None:
+    table: EntryTable[Rule] | None = None
+    for entry in entries:
+        table = EntryTable() if table is None else table
+        table.add_operation(entry.operation, Rule(name=entry.name, window=ALWAYS))
+    return table
+
+
 def _first_identities(services: Iterable[Service]) -> Iterator[tuple[str, SpiffeId]]:
     for service in services:
         for pattern in service.identities:
             if pattern.exact is not None:
                 yield service.name, pattern.exact
                 break
+
+
+def _certificate_keys(third_party: ThirdParty) -> Iterator[tuple[str, str, str]]:
+    for entry in third_party.certificates:
+        yield from ((entry.authority_file, "dns", name) for name in entry.dns)
+        yield from ((entry.authority_file, "uri", name) for name in entry.uri)
 
 
 def _host_key(host: ThirdPartyHost) -> tuple[str, bool, int | None]:

@@ -243,6 +243,8 @@ class Party:
     is_service: bool
     #: what it offers by name, None if nothing; records are grouped by these templates
     api: EntryTable[Rule] | None = field(repr=False)
+    #: those of it whose calls may last, None if there are none
+    long_lived: EntryTable[Rule] | None = field(repr=False)
     #: whether calls to it that no rule allows go on, and are recorded
     observed: bool
     #: whether the connection's certificate proves who calls it

@@ -22,7 +22,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, ExtensionFilter
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLog,
+    AccessLogFilter,
+    AndFilter,
+    ExtensionFilter,
+    LogTypeFilter,
+)
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
 from envoy_data_plane.envoy.config.core.v3 import ApiVersion, GrpcService, GrpcServiceEnvoyGrpc, Http2ProtocolOptions
 from envoy_data_plane.envoy.config.endpoint.v3 import (
@@ -31,11 +37,15 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LbEndpoint,
     LocalityLbEndpoints,
 )
+from envoy_data_plane.envoy.data.accesslog.v3 import AccessLogType
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
 from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
     CommonGrpcAccessLogConfig,
     HttpGrpcAccessLogConfig,
     TcpGrpcAccessLogConfig,
+)
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManagerHcmAccessLogOptions,
 )
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
@@ -44,19 +54,22 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.tracing.v3 import CustomTag, CustomTagLiteral
 
 from authz.proxy.access_log_names import (
+    CERTIFICATE_TAG,
+    CHAIN_TAG,
     CONTENT_TYPE_HEADER,
     CUTS_LOG,
     DIRECTION_TAG,
     HANDSHAKE_TAG,
     HANDSHAKES_LOG,
     METHOD_HEADER,
+    RUNNING_LOG,
     SERIAL_TAG,
     UPGRADE_HEADER,
     WORKLOAD_TAG,
 )
 from authz.proxy.addresses import UnixAddress
-from authz.proxy.cut_reply import HAS_DEADLINE, METADATA, OVER
-from authz.proxy.header_names import CUT_AFTER, X_AUTHZ_CALLER, X_AUTHZ_REASON
+from authz.proxy.cut_reply import CUT_BY_HOLD, HAS_DEADLINE, HOLD_LOST, IS_HELD, METADATA, OVER
+from authz.proxy.header_names import CUT_AFTER, DRAINED_DETAILS, EXT_AUTHZ, X_AUTHZ_CALLER, X_AUTHZ_REASON
 from authz.proxy.rendering import packed
 from authz.proxy.socket_address import socket_address
 from authz.request import Direction
@@ -71,13 +84,31 @@ FAILED: Final = "connection.transport_failure_reason != '' || connection.termina
 #: one sees a stream that was reset, or a refusal instead of an answer, so little before its own deadline at most.
 CLOCKS_APART: Final = timedelta(milliseconds=250)
 #: CEL over Envoy's attributes: the deadline that the check had set has ended the call, here or at the other sidecar.
-CUT: Final = (
+CUT_BY_DEADLINE: Final = (
     f"{HAS_DEADLINE} && ({OVER} || ("
     f'(response.flags != 0 || "{X_AUTHZ_REASON}" in response.headers)'
     f' && request.duration >= duration({METADATA}["{CUT_AFTER}"]) - duration("{CLOCKS_APART.total_seconds()}s")))'
 )
+#: A held call was cut by the hold here, or broke, which may come of the hold of the other sidecar: whoever receives the
+#: entry finds out.
+HELD_AND_BROKEN: Final = (
+    f'{IS_HELD} && ({CUT_BY_HOLD} || {HOLD_LOST} || response.flags != 0 || "{X_AUTHZ_REASON}" in response.headers)'
+)
+#: What is told of calls.
+CUT: Final = f"({CUT_BY_DEADLINE}) || ({HELD_AND_BROKEN})"
+#: A call tells of itself so often while it runs: one that is shorter never does.
+RUNNING_INTERVAL: Final = timedelta(seconds=1)
+#: A call that was decided and is not held.
+IS_NOT_HELD: Final = f'"{EXT_AUTHZ}" in metadata.filter_metadata && "decision_id" in {METADATA} && !({IS_HELD})'
+#: Its end, where it had told of itself before, or its connection was drained.
+HAS_RUN: Final = (
+    f'{IS_NOT_HELD} && (request.duration >= duration("{RUNNING_INTERVAL.total_seconds()}s")'
+    f' || response.code_details.contains("{DRAINED_DETAILS}"))'
+)
 #: An entry is sent so long after its connection has ended, or when so many bytes have come together.
 FLUSH_INTERVAL: Final = timedelta(milliseconds=200)
+#: What runs may have to be ended.
+RUNNING_FLUSH_INTERVAL: Final = timedelta(milliseconds=50)
 BUFFER_BYTES: Final = 16_384
 
 
@@ -111,11 +142,42 @@ def cut_calls(spec: SidecarSpec, direction: Direction) -> list[AccessLog]:
     ]
     if direction is Direction.INBOUND:
         tags.append(CustomTag(tag=SERIAL_TAG, value="%DOWNSTREAM_PEER_SERIAL%"))
+    if not spec.drains:
+        return [_calls_log(CUTS_LOG, tags, _only(CUT))]
+    ends = _both(_of_type(AccessLogType.DownstreamEnd), _only(f"({CUT}) || ({HAS_RUN})"))
+    running = [*tags, CustomTag(tag=CHAIN_TAG, value="%FILTER_CHAIN_NAME%")]
+    if direction is Direction.INBOUND:
+        running.append(CustomTag(tag=CERTIFICATE_TAG, value="%DOWNSTREAM_PEER_CERT%"))
+    return [
+        _calls_log(CUTS_LOG, tags, ends),
+        _calls_log(RUNNING_LOG, running, _both(_of_type(AccessLogType.DownstreamPeriodic), _only(IS_NOT_HELD))),
+    ]
+
+
+def while_they_run(spec: SidecarSpec) -> HttpConnectionManagerHcmAccessLogOptions | None:
+    """Give what has calls tell of themselves while they run, None where nobody could end them."""
+    if not spec.drains:
+        return None
+    return HttpConnectionManagerHcmAccessLogOptions(access_log_flush_interval=RUNNING_INTERVAL)
+
+
+def _calls_log(name: str, tags: list[CustomTag], which: AccessLogFilter) -> AccessLog:
+    common = _to_the_receiver(name, *tags)
+    if name == RUNNING_LOG:
+        common.buffer_flush_interval = RUNNING_FLUSH_INTERVAL
     config = HttpGrpcAccessLogConfig(
-        common_config=_to_the_receiver(CUTS_LOG, *tags),
+        common_config=common,
         additional_request_headers_to_log=[METHOD_HEADER, CONTENT_TYPE_HEADER, UPGRADE_HEADER, X_AUTHZ_CALLER],
     )
-    return [AccessLog(name="envoy.access_loggers.http_grpc", filter=_only(CUT), typed_config=packed(config))]
+    return AccessLog(name="envoy.access_loggers.http_grpc", filter=which, typed_config=packed(config))
+
+
+def _of_type(of: AccessLogType) -> AccessLogFilter:
+    return AccessLogFilter(log_type_filter=LogTypeFilter(types=[of]))
+
+
+def _both(one: AccessLogFilter, other: AccessLogFilter) -> AccessLogFilter:
+    return AccessLogFilter(and_filter=AndFilter(filters=[one, other]))
 
 
 def _only(expression: str) -> AccessLogFilter:

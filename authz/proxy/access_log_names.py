@@ -10,6 +10,12 @@ HANDSHAKES_LOG: Final = "handshakes"
 HANDSHAKE_TAG: Final = "handshake_ms"
 
 CUTS_LOG: Final = "cuts"
+#: Entries about calls that are under way have this name, those of ends the other one.
+RUNNING_LOG: Final = "running"
+#: The filter chain that a call's connection came to.
+CHAIN_TAG: Final = "chain"
+#: The peer's leaf certificate as a check has it, and what the connection's TLS is called there; missing without TLS.
+CERTIFICATE_TAG: Final = "certificate"
 #: Which listener the call came to: `inbound` or `outbound`.
 DIRECTION_TAG: Final = "direction"
 #: The SPIFFE ID of the workload whose sidecar it is.
@@ -24,3 +30,5 @@ UPGRADE_HEADER: Final = "upgrade"
 #: What the clusters are called that lead to a Service, and to a host of a ThirdParty: their names follow.
 SERVICE_CLUSTER_PREFIX: Final = "service_"
 THIRD_PARTY_CLUSTER_PREFIX: Final = "third_party_"
+#: What follows a Service's name in the cluster that its held calls go to; no name has an underscore (RFC 1123 2.1).
+HELD_CLUSTER_SUFFIX: Final = "_held"

@@ -1,6 +1,7 @@
 """The whole configuration of one sidecar's Envoy: two listeners, its clusters, and an admin that only its user reaches.
 
-Everything is static: nothing outside can add a listener, a route or a filter to a running sidecar, and the
+Everything is static: nothing outside can add a listener, a route or a filter to a running sidecar, but who may write
+into the directory of its listeners, where they are read from one (:mod:`authz.proxy.listener_file`); and the
 runtime, which could switch features off, has no layer that the admin could write to. What changes while it runs is the
 SVID (watched files) and what names resolve to.
 """
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from envoy_data_plane.envoy.config.bootstrap.v3 import (
     Admin,
     Bootstrap,
+    BootstrapDynamicResources,
     BootstrapStaticResources,
     LayeredRuntime,
     RuntimeLayer,
@@ -24,7 +26,7 @@ from envoy_data_plane.google.protobuf import Struct
 
 from authz.proxy import hardening
 from authz.proxy.cluster import clusters
-from authz.proxy.listener import inbound_listener, outbound_listener
+from authz.proxy.listener_file import listeners, listeners_source
 from authz.proxy.rendering import packed, rendered
 from authz.proxy.socket_address import socket_address
 
@@ -48,6 +50,7 @@ def sidecar_bootstrap(spec: SidecarSpec) -> str:
 
     Raises ProxyError for what a spec must not ask for (two owners of a host, a name that cannot be resolved).
     """
+    source = listeners_source(spec)
     return rendered(
         Bootstrap(
             node=Node(id=spec.identity, cluster=spec.service),
@@ -71,7 +74,8 @@ def sidecar_bootstrap(spec: SidecarSpec) -> str:
                 ]
             ),
             static_resources=BootstrapStaticResources(
-                listeners=[inbound_listener(spec), outbound_listener(spec)], clusters=clusters(spec)
+                listeners=listeners(spec) if source is None else [], clusters=clusters(spec)
             ),
+            dynamic_resources=None if source is None else BootstrapDynamicResources(lds_config=source),
         )
     )

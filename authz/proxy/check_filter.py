@@ -102,8 +102,9 @@ def check_filter(direction: Direction) -> HttpFilter:
                     ),
                 ),
                 failure_mode_allow=False,
-                # An answer that bounds the call does so through its route, which is looked up again then. Nothing else
-                # that an answer may write (`x-authz-*`) is read by a route: it is the same one, with a timer.
+                # An answer that bounds the call, or has it held, does so through its route, which is looked up again
+                # then: it leads to the same place, with a timer, or with the hold. A route reads nothing else that an
+                # answer may write.
                 clear_route_cache=True,
                 status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
                 # Invalid headers from a check server are an error, never something half applied.
@@ -125,17 +126,29 @@ def check_filter(direction: Direction) -> HttpFilter:
 
 
 def check_extensions(
-    direction: Direction, service: str, identity: str, destination: str | None = None
+    direction: Direction,
+    service: str,
+    identity: str,
+    destination: str | None = None,
+    *,
+    by_certificates: bool = False,
+    held_alone: bool = False,
 ) -> dict[str, Any]:
     """Give the per-route configuration that tells the check server where this request stands.
 
     Only `direction` is read as a claim; a check server refuses a request whose `service` or `workload` is not its own.
     `destination` is the name of the Service or ThirdParty that an outbound route leads to ("" for nowhere): a check
     server that decides by newer policies, in which the host belongs to another one, lets nothing through there.
+    `by_certificates`: who comes in here has no SPIFFE ID, whatever the certificate says.
+    `held_alone`: every call that comes in here is to be held.
     """
     extensions = {"direction": direction.value, "service": service, "workload": identity}
     if destination is not None:
         extensions["destination"] = destination
+    if by_certificates:
+        extensions["callers"] = "certificates"
+    if held_alone:
+        extensions["held"] = "all"
     settings = CheckSettings(context_extensions=extensions)
     return {EXT_AUTHZ: packed(ExtAuthzPerRoute(check_settings=settings))}
 

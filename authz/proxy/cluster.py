@@ -2,8 +2,8 @@
 
 The protocol that a request came in with is the one it goes on with (`use_downstream_protocol_config`): an app that is
 called by HTTP/2 is called by HTTP/2 from its own sidecar too, so that gRPC, WebSockets and trailers stay what they are.
-Names are resolved by DNS without holding up the start: a destination that is not there yet is a 503, not a sidecar
-that does not run.
+Names of Services are resolved by DNS without holding up the start: a destination that is not there yet is a 503, not a
+sidecar that does not run. Those of ThirdParties are not resolved here (:mod:`authz.proxy.address_filter`).
 """
 
 from __future__ import annotations
@@ -42,18 +42,22 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 
 from authz.proxy import hardening
 from authz.proxy.access_log import access_log_clusters
-from authz.proxy.access_log_names import SERVICE_CLUSTER_PREFIX, THIRD_PARTY_CLUSTER_PREFIX
+from authz.proxy.access_log_names import HELD_CLUSTER_SUFFIX, SERVICE_CLUSTER_PREFIX, THIRD_PARTY_CLUSTER_PREFIX
+from authz.proxy.address_filter import address_cluster, held_to_its_address
 from authz.proxy.addresses import Address, TcpAddress, UnixAddress
 from authz.proxy.check_filter import authz_cluster
-from authz.proxy.errors import ProxyError
+from authz.proxy.hold_filter import hold_clusters
+from authz.proxy.listener_names import HELD_SERVER_NAME
 from authz.proxy.rendering import packed
 from authz.proxy.socket_address import socket_address
 from authz.proxy.tls import SDS_CLUSTER, service_socket, third_party_socket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from envoy_data_plane.google.protobuf import Any
 
-    from authz.proxy.spec import ServiceDestination, SidecarSpec, ThirdPartyDestination, ThirdPartyHost
+    from authz.proxy.spec import ServiceDestination, SidecarSpec, ThirdPartyDestination, ThirdPartyHost, Tunnel
 
 APP_CLUSTER = "app"
 
@@ -68,6 +72,8 @@ PEER_IDLE_TIMEOUT = timedelta(minutes=1)
 MAX_CONNECTIONS = 10_000
 #: Without a port an entry of a ThirdParty's `hosts` is reached here.
 HTTPS_PORT = 443
+HTTP_PORT = 80
+_NOBODYS = TcpAddress(host="0.0.0.0", port=0)
 
 #: Every address that a name resolves to is an endpoint, for as long as the name server says.
 _RESOLVED = ClusterCustomClusterType(
@@ -86,20 +92,24 @@ _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def clusters(spec: SidecarSpec) -> list[Cluster]:
-    """Give every cluster of a sidecar: its app, its own servers (check, access log, SDS), its destinations."""
+    """Give every cluster of a sidecar: its app, its own servers (check, access log, hold, SDS), its destinations."""
     return [
         app_cluster(spec.app),
         authz_cluster(spec.authz_sockets),
         *access_log_clusters(spec),
+        *hold_clusters(spec),
         *([] if spec.sds_socket is None else [sds_cluster(spec.sds_socket)]),
+        *([address_cluster(spec.egress_socket)] if spec.egress_socket is not None and spec.resolves_addresses else []),
         *(service_cluster(spec, destination) for destination in spec.destinations),
+        *(service_cluster(spec, destination, held=True) for destination in spec.destinations if spec.drains),
         *(third_party_cluster(party, host) for party in spec.third_parties for host in party.hosts),
+        *(tunnel_cluster(party, tunnel) for tunnel, party in tunnels(spec)),
     ]
 
 
-def service_cluster_name(destination: ServiceDestination) -> str:
-    """Give the name under which a Service's cluster stands in routes and statistics."""
-    return SERVICE_CLUSTER_PREFIX + destination.name
+def service_cluster_name(destination: ServiceDestination, *, held: bool = False) -> str:
+    """Give the name under which a Service's cluster, or that of held calls, stands in routes and statistics."""
+    return SERVICE_CLUSTER_PREFIX + destination.name + (HELD_CLUSTER_SUFFIX if held else "")
 
 
 def third_party_cluster_name(party: ThirdPartyDestination, host: ThirdPartyHost) -> str:
@@ -145,10 +155,10 @@ def sds_cluster(path: str) -> Cluster:
     )
 
 
-def service_cluster(spec: SidecarSpec, destination: ServiceDestination) -> Cluster:
-    """Give the cluster of another Service's inbound listener."""
-    cluster = _cluster(service_cluster_name(destination), destination.address)
-    cluster.transport_socket = service_socket(spec, destination)
+def service_cluster(spec: SidecarSpec, destination: ServiceDestination, *, held: bool = False) -> Cluster:
+    """Give the cluster of another Service's inbound listener, or that of its chain for held calls."""
+    cluster = _cluster(service_cluster_name(destination, held=held), destination.address)
+    cluster.transport_socket = service_socket(spec, destination, server_name=HELD_SERVER_NAME if held else "")
     cluster.typed_extension_protocol_options = _kept_protocol(
         CommonHttpProtocolOptions(idle_timeout=PEER_IDLE_TIMEOUT, max_connection_duration=spec.max_connection_duration)
     )
@@ -156,22 +166,56 @@ def service_cluster(spec: SidecarSpec, destination: ServiceDestination) -> Clust
 
 
 def third_party_cluster(party: ThirdPartyDestination, host: ThirdPartyHost) -> Cluster:
-    """Give the cluster of one entry of a ThirdParty's hosts; a wildcard needs an address, as no one name resolves."""
-    address = party.address
-    if address is None:
-        if host.wildcard:
-            raise ProxyError(
-                f"the ThirdParty `{party.name}` has the wildcard host `*.{host.name}`, "
-                "which stands for no one address: say where it is reached"
-            )
-        address = TcpAddress(host=host.name, port=host.port or HTTPS_PORT)
-    cluster = _cluster(third_party_cluster_name(party, host), address)
+    """Give the cluster of one entry of a ThirdParty's hosts."""
+    cluster = _outside(third_party_cluster_name(party, host), party)
     cluster.transport_socket = third_party_socket(party, host)
     cluster.typed_extension_protocol_options = _kept_protocol(
         CommonHttpProtocolOptions(idle_timeout=PEER_IDLE_TIMEOUT),
         UpstreamHttpProtocolOptions(auto_sni=True, auto_san_validation=True) if host.wildcard else None,
     )
     return cluster
+
+
+def tunnel_cluster_name(party: ThirdPartyDestination, tunnel: Tunnel) -> str:
+    """Give the name of the cluster of an opaque tunnel to a ThirdParty's host."""
+    return f"{THIRD_PARTY_CLUSTER_PREFIX}{party.name}_connect.{tunnel.name}_{tunnel.port}"
+
+
+def tunnel_cluster(party: ThirdPartyDestination, tunnel: Tunnel) -> Cluster:
+    """Give the cluster of an opaque tunnel: bytes as they come, without TLS of ours."""
+    return _outside(tunnel_cluster_name(party, tunnel), party)
+
+
+def _outside(name: str, party: ThirdPartyDestination) -> Cluster:
+    if party.address is not None:
+        return _cluster(name, party.address)
+    # What is written here is nobody's address: each call brings its own.
+    cluster = _cluster(name, _NOBODYS)
+    held_to_its_address(cluster)
+    return cluster
+
+
+def tunnels(spec: SidecarSpec) -> Iterator[tuple[Tunnel, ThirdPartyDestination]]:
+    """Give each tunnel of the Service, with the ThirdParty whose host it leads to by the policy's host rules.
+
+    One that leads to nobody's host (`authz lint` says so) is left out.
+    """
+    for tunnel in spec.tunnels:
+        found = [
+            (host.wildcard, host.port is None, at, party)
+            for at, party in enumerate(spec.third_parties)
+            for host in party.hosts
+            if _is_host(tunnel, host)
+        ]
+        if found:
+            yield tunnel, min(found, key=lambda entry: entry[:3])[3]
+
+
+def _is_host(tunnel: Tunnel, host: ThirdPartyHost) -> bool:
+    name = tunnel.name.partition(".")[2] if host.wildcard else tunnel.name
+    return name == host.name.lower().removesuffix(".") and (
+        tunnel.port in {HTTP_PORT, HTTPS_PORT} if host.port is None else tunnel.port == host.port
+    )
 
 
 def _cluster(name: str, address: Address) -> Cluster:

@@ -25,6 +25,9 @@ X_AUTHZ_TLS_VERSION = "x-authz-tls-version"
 #: The inbound connection's cipher suite, as OpenSSL names it; for the check server only.
 X_AUTHZ_TLS_CIPHER = "x-authz-tls-cipher"
 
+#: The decision's id, of a call that is to be held; for the hold server only, and what its route is found by.
+X_AUTHZ_HOLD = "x-authz-hold"
+
 X_REQUEST_ID = "x-request-id"
 #: How long a stream may run: a gRPC caller says it, and the check server for every call that its answer bounds.
 GRPC_TIMEOUT = "grpc-timeout"
@@ -36,6 +39,20 @@ EXT_AUTHZ = "envoy.filters.http.ext_authz"
 CUT_REASON = "cut_reason"
 #: Beside it: how long after its beginning that is, as CEL writes a duration.
 CUT_AFTER = "cut_after"
+#: And whether the call is held: `yes`, or nothing.
+HELD = "held"
+#: What configuration of the hold is filed under.
+EXT_PROC = "envoy.filters.http.ext_proc"
+#: Envoy says of a call that its deadline has ended.
+OVER_DETAILS = "max_duration_timeout"
+#: Envoy says of a call that the hold ended how it came to that: this, and the reason that a new call would get.
+HOLD_CUT_DETAILS = "authz_hold_cut:"
+#: And of one whose hold broke off, or could not begin: this, and more of Envoy's own.
+HOLD_LOST_DETAILS = "ext_proc_error"
+#: Envoy says of a call whose connection it has drained how it ended: this is part of that.
+DRAINED_DETAILS = "filter_chain_is_being_removed"
+#: The dynamic metadata that holds Envoy to one address of a ThirdParty's host: `IP:PORT`.
+UPSTREAM_ADDRESS = "upstream_address"
 X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert"
 
 #: Everything under our own name, whoever sent it.
@@ -66,5 +83,5 @@ OVERRIDE_HEADERS = (
     "x-forwarded-path",
 )
 
-#: Told to the check server, removed before the request goes on.
-CHECK_ONLY_HEADERS = (X_AUTHZ_TLS_VERSION, X_AUTHZ_TLS_CIPHER, X_AUTHZ_TIMEOUT)
+#: Told to the check server or by it, removed before the request goes on.
+CHECK_ONLY_HEADERS = (X_AUTHZ_TLS_VERSION, X_AUTHZ_TLS_CIPHER, X_AUTHZ_TIMEOUT, X_AUTHZ_HOLD)

@@ -1,7 +1,8 @@
 """The two listeners of a sidecar: inbound for callers from the mesh, outbound for the app beside it.
 
-Both have the same three filters, in this order: the check, the removal of what was for the check only, the router.
-Upgrades (WebSocket, CONNECT) run through them too.
+Both have the same filters, in this order: the check, the hold of long calls where there is one, the removal of what was
+for the check only, the router. Outbound one more, right behind the check, finds the addresses of ThirdParties. Upgrades
+(WebSocket, CONNECT) run through them too.
 
 Who could not even shake hands never becomes a request, so no check is made. It is told to control, where there is a
 socket for it (:mod:`authz.proxy.access_log`), and counted:
@@ -25,9 +26,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from envoy_data_plane.envoy.config.core.v3 import SchemeHeaderTransformation, TrafficDirection
-from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.core.v3 import Metadata, SchemeHeaderTransformation, TrafficDirection
+from envoy_data_plane.envoy.config.listener.v3 import (
+    AdditionalAddress,
+    Filter,
+    FilterChain,
+    FilterChainMatch,
+    Listener,
+    ListenerFilter,
+)
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerCodecType,
@@ -40,42 +49,107 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     RequestIdExtension,
 )
 from envoy_data_plane.envoy.extensions.request_id.uuid.v3 import UuidRequestIdConfig
+from envoy_data_plane.google.protobuf import Struct
 
 from authz.proxy import hardening
-from authz.proxy.access_log import cut_calls, failed_handshakes
+from authz.proxy.access_log import cut_calls, failed_handshakes, while_they_run
+from authz.proxy.address_filter import address_filter
 from authz.proxy.addresses import TcpAddress
 from authz.proxy.check_filter import check_filter
 from authz.proxy.cut_reply import cut_replies
+from authz.proxy.hold_filter import hold_filters
+from authz.proxy.listener_names import (
+    DRAIN_METADATA,
+    DRAINED,
+    HELD_CHAIN,
+    HELD_SERVER_NAME,
+    MAIN_CHAIN,
+    THIRD_PARTY_DOOR,
+)
 from authz.proxy.rendering import packed
 from authz.proxy.route import inbound_routes, outbound_routes
 from authz.proxy.socket_address import socket_address
-from authz.proxy.tls import inbound_socket
+from authz.proxy.tls import inbound_socket, third_party_inbound_socket
 from authz.request import Direction
 
 if TYPE_CHECKING:
+    from envoy_data_plane.envoy.config.core.v3 import TransportSocket
     from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
     from authz.proxy.addresses import Address
     from authz.proxy.spec import SidecarSpec
 
-#: Upgrades that reach the check like any request. CONNECT is among them to be refused there, with a record.
+#: Upgrades that reach the check like any request. CONNECT is among them to be refused there, with a record, wherever
+#: the Service has no tunnel.
 UPGRADES = ("websocket", "CONNECT")
 
 
 def inbound_listener(spec: SidecarSpec) -> Listener:
-    """Give the listener that callers' sidecars connect to: mTLS, then the check, then the app."""
-    manager = _connection_manager(spec, Direction.INBOUND, inbound_routes(spec))
+    """Give the listener that callers' sidecars connect to: mTLS, then the check, then the app.
+
+    Where ThirdParties without SPIFFE IDs come in it has a second address, and what differs there is who is vouched for
+    by whom: a connection is told by the port that it came to, and nobody who came to one is judged as at the other.
+    """
+    listener = _listener(Direction.INBOUND, spec.inbound, _inbound_manager(spec))
+    _secure(listener.filter_chains[0], inbound_socket(spec))
+    if spec.third_party_inbound is not None:
+        listener.additional_addresses.append(
+            AdditionalAddress(address=socket_address(spec.third_party_inbound), tcp_keepalive=hardening.tcp_keepalive())
+        )
+        door = FilterChain(
+            name=THIRD_PARTY_DOOR,
+            filter_chain_match=FilterChainMatch(destination_port=spec.third_party_inbound.port),
+            filters=[_manager_filter(_inbound_manager(spec, by_certificates=True))],
+        )
+        _secure(door, third_party_inbound_socket(spec))
+        listener.filter_chains.append(door)
+    if spec.drains:
+        listener.filter_chains.append(_held_chain(spec))
+        listener.listener_filters.append(
+            ListenerFilter(name="envoy.filters.listener.tls_inspector", typed_config=packed(TlsInspector()))
+        )
+        listener.listener_filters_timeout = hardening.HANDSHAKE_TIMEOUT
+    listener.access_log = failed_handshakes(spec)
+    return _drainable(spec, listener)
+
+
+def _held_chain(spec: SidecarSpec) -> FilterChain:
+    """Give the chain of held calls: who asks for it by the server name gets nothing but being held for every call."""
+    chain = FilterChain(
+        name=HELD_CHAIN,
+        filter_chain_match=FilterChainMatch(server_names=[HELD_SERVER_NAME]),
+        filters=[_manager_filter(_inbound_manager(spec, held_alone=True))],
+    )
+    _secure(chain, inbound_socket(spec))
+    return chain
+
+
+def _inbound_manager(
+    spec: SidecarSpec, *, by_certificates: bool = False, held_alone: bool = False
+) -> HttpConnectionManager:
+    routes = inbound_routes(spec, by_certificates=by_certificates, held_alone=held_alone)
+    manager = _connection_manager(spec, Direction.INBOUND, routes)
     manager.common_http_protocol_options = hardening.downstream_options(spec.max_connection_duration)
     # HTTP/1.1 has no GOAWAY: say `connection: close` on the next answer instead of closing under a request.
     manager.http1_safe_max_connection_duration = True
     manager.use_remote_address = True
     manager.forward_client_cert_details = HttpConnectionManagerForwardClientCertDetails.SANITIZE_SET
     manager.set_current_client_cert_details = HttpConnectionManagerSetCurrentClientCertDetails(uri=True)
-    listener = _listener(Direction.INBOUND, spec.inbound, manager)
-    listener.filter_chains[0].transport_socket = inbound_socket(spec)
-    listener.filter_chains[0].transport_socket_connect_timeout = hardening.HANDSHAKE_TIMEOUT
-    listener.access_log = failed_handshakes(spec)
+    return manager
+
+
+def _drainable(spec: SidecarSpec, listener: Listener) -> Listener:
+    """Have each chain say how it is called, and how often it was drained."""
+    if spec.drains:
+        for chain in listener.filter_chains:
+            chain.name = chain.name or MAIN_CHAIN
+            chain.metadata = Metadata(filter_metadata={DRAIN_METADATA: Struct.from_dict({DRAINED: 0})})
     return listener
+
+
+def _secure(chain: FilterChain, socket: TransportSocket) -> None:
+    chain.transport_socket = socket
+    chain.transport_socket_connect_timeout = hardening.HANDSHAKE_TIMEOUT
 
 
 def outbound_listener(spec: SidecarSpec) -> Listener:
@@ -85,7 +159,7 @@ def outbound_listener(spec: SidecarSpec) -> Listener:
     manager.forward_client_cert_details = HttpConnectionManagerForwardClientCertDetails.SANITIZE
     # The app speaks http to its sidecar; where the sidecar goes on over TLS the scheme is https (RFC 9113 8.3.1).
     manager.scheme_header_transformation = SchemeHeaderTransformation(match_upstream=True)
-    return _listener(Direction.OUTBOUND, spec.outbound, manager)
+    return _drainable(spec, _listener(Direction.OUTBOUND, spec.outbound, manager))
 
 
 def _connection_manager(spec: SidecarSpec, direction: Direction, routes: RouteConfiguration) -> HttpConnectionManager:
@@ -95,6 +169,8 @@ def _connection_manager(spec: SidecarSpec, direction: Direction, routes: RouteCo
         route_config=routes,
         http_filters=[
             check_filter(direction),
+            *([address_filter()] if direction is Direction.OUTBOUND and spec.resolves_addresses else []),
+            *hold_filters(spec),
             hardening.removal_after_the_check(),
             HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router(suppress_envoy_headers=True))),
         ],
@@ -120,6 +196,7 @@ def _connection_manager(spec: SidecarSpec, direction: Direction, routes: RouteCo
         server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         local_reply_config=cut_replies(),
         access_log=cut_calls(spec, direction),
+        access_log_options=while_they_run(spec),
         normalize_path=False,
         merge_slashes=False,
         path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED,
@@ -134,11 +211,13 @@ def _listener(direction: Direction, address: Address, manager: HttpConnectionMan
         traffic_direction=TrafficDirection[direction.name],
         per_connection_buffer_limit_bytes=hardening.BUFFER_BYTES,
         filter_chains=[
-            FilterChain(
-                filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=packed(manager))]
-            )
+            FilterChain(filters=[_manager_filter(manager)]),
         ],
     )
     if isinstance(address, TcpAddress):
         listener.tcp_keepalive = hardening.tcp_keepalive()
     return listener
+
+
+def _manager_filter(manager: HttpConnectionManager) -> Filter:
+    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=packed(manager))

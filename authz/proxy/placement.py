@@ -19,6 +19,7 @@ from authz.proxy.spec import (
     ThirdPartyDestination,
     ThirdPartyHost,
     TrustBundle,
+    Tunnel,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ class Placement:
     `spiffe_id` None: the Service's first exact identity. `bundles` has files by trust domain; for one that is not in it
     the file is `bundle.pem` (the SVID's own trust domain) or `bundle.<trust domain>.pem` in the SVID directory.
     `third_parties` has addresses by name; one that is not in it is reached at its hosts' own. With `sds_socket` SVID
-    and bundles come from there, and the files of an SVID are not read.
+    and bundles come from there, and the files of an SVID are not read. `third_party_inbound` is where ThirdParties come
+    in that are known by `certificates`. `egress_socket` is where the addresses of ThirdParties' hosts are asked for.
+    `listeners_directory` is where Envoy reads its listeners from, None where they stand in the bootstrap.
     """
 
     inbound: Address
@@ -57,6 +60,10 @@ class Placement:
     third_parties: Mapping[str, Address] = field(default_factory=dict)
     access_log_socket: str | None = None
     sds_socket: str | None = None
+    hold_socket: str | None = None
+    egress_socket: str | None = None
+    third_party_inbound: TcpAddress | None = None
+    listeners_directory: str | None = None
 
 
 def sidecar_spec(policy_set: PolicySet, service_name: str, placement: Placement) -> SidecarSpec:
@@ -82,7 +89,17 @@ def sidecar_spec(policy_set: PolicySet, service_name: str, placement: Placement)
         destinations=tuple(_destination(one, placement) for one in policy_set.services),
         third_parties=_third_parties(policy_set.third_parties, placement),
         sds_socket=placement.sds_socket,
+        hold_socket=placement.hold_socket,
+        egress_socket=placement.egress_socket,
+        tunnels=tunnels_of(service),
+        third_party_inbound=placement.third_party_inbound,
+        listeners_directory=placement.listeners_directory,
     )
+
+
+def tunnels_of(service: Service) -> tuple[Tunnel, ...]:
+    """Give the opaque tunnels that a Service may open."""
+    return tuple(Tunnel(name=name, port=port) for name, port in sorted(service.tunnels))
 
 
 def _spiffe_id(service: Service, wanted: SpiffeId | None) -> SpiffeId:

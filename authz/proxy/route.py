@@ -18,7 +18,7 @@ are as new as their folder; where the two disagree about a host, nothing passes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.config.route.v3 import (
@@ -28,6 +28,8 @@ from envoy_data_plane.envoy.config.route.v3 import (
     Route,
     RouteAction,
     RouteActionMaxStreamDuration,
+    RouteActionUpgradeConfig,
+    RouteActionUpgradeConfigConnectConfig,
     RouteConfiguration,
     RouteMatch,
     RouteMatchConnectMatcher,
@@ -35,11 +37,20 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
+from authz.proxy.address_filter import address_extensions
 from authz.proxy.check_filter import check_extensions
-from authz.proxy.cluster import APP_CLUSTER, service_cluster_name, third_party_cluster_name
+from authz.proxy.cluster import (
+    APP_CLUSTER,
+    HTTPS_PORT,
+    service_cluster_name,
+    third_party_cluster_name,
+    tunnel_cluster_name,
+    tunnels,
+)
 from authz.proxy.errors import ProxyError
 from authz.proxy.hardening import NO_TIMEOUT
 from authz.proxy.header_names import GRPC_TIMEOUT, X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON
+from authz.proxy.hold_filter import held, is_to_be_held, not_held
 from authz.request import Direction
 
 if TYPE_CHECKING:
@@ -47,7 +58,7 @@ if TYPE_CHECKING:
 
     from envoy_data_plane.google.protobuf import Any
 
-    from authz.proxy.spec import SidecarSpec, ThirdPartyHost
+    from authz.proxy.spec import SidecarSpec, ThirdPartyDestination, ThirdPartyHost, Tunnel
 
 #: What is said to a request that a check server let through although nothing stands behind its host.
 NOWHERE_STATUS = 503
@@ -71,12 +82,19 @@ class _Entry:
     wildcard: bool
     authority: str
     cluster: str
+    #: where held calls go instead
+    held_cluster: str
     destination: str
     third_party: bool
+    address: dict[str, Any] = field(default_factory=dict)
 
 
-def inbound_routes(spec: SidecarSpec) -> RouteConfiguration:
-    """Give the routing table of the inbound listener: everything to the app, whatever its host, but CONNECT."""
+def inbound_routes(spec: SidecarSpec, *, by_certificates: bool = False, held_alone: bool = False) -> RouteConfiguration:
+    """Give the routing table of the inbound listener: everything to the app, whatever its host, but CONNECT.
+
+    `by_certificates`: that of the door for callers without SPIFFE IDs. `held_alone`: that of the chain of held calls:
+    the check holds every call there, and none goes on that is not.
+    """
     return RouteConfiguration(
         name="inbound",
         virtual_hosts=[
@@ -89,14 +107,19 @@ def inbound_routes(spec: SidecarSpec) -> RouteConfiguration:
                         route=_to(APP_CLUSTER),
                         request_headers_to_remove=removed,
                         response_headers_to_remove=list(DENIAL_HEADERS),
+                        typed_per_filter_config=hold,
                     )
                     for every in _every_path()
-                    for match, removed in _of_any_protocol(every)
+                    for match, removed, hold in _of_any_call(spec, every)
+                    if hold or not held_alone
                 ]
-                + [_nowhere(_connect())],
+                + (_nowhere_else() if held_alone else [_nowhere(_connect())]),
             )
         ],
-        typed_per_filter_config=check_extensions(Direction.INBOUND, spec.service, spec.identity),
+        typed_per_filter_config=check_extensions(
+            Direction.INBOUND, spec.service, spec.identity, by_certificates=by_certificates, held_alone=held_alone
+        )
+        | not_held(spec),
     )
 
 
@@ -109,6 +132,11 @@ def outbound_routes(spec: SidecarSpec) -> RouteConfiguration:
     entries = list(_entries(spec))
     for entry in entries:
         hosts.setdefault((entry.name, entry.wildcard), []).append(entry)
+    tunnelled: dict[str, list[Route]] = {}
+    for tunnel, party in tunnels(spec):
+        name = _normal(tunnel.name)
+        hosts.setdefault((name, False), [])
+        tunnelled.setdefault(name, []).extend(_tunnels(spec, tunnel, party))
     for (name, wildcard), found in hosts.items():
         if not wildcard:
             # Envoy looks into one virtual host only: a wildcard's ports must be reachable from the exact name's too.
@@ -117,10 +145,13 @@ def outbound_routes(spec: SidecarSpec) -> RouteConfiguration:
         name="outbound",
         ignore_port_in_host_matching=True,
         virtual_hosts=[
-            *(_virtual_host(spec, name, wildcard, found) for (name, wildcard), found in sorted(hosts.items())),
+            *(
+                _virtual_host(spec, name, wildcard, found, [] if wildcard else tunnelled.get(name, []))
+                for (name, wildcard), found in sorted(hosts.items(), key=lambda pair: pair[0])
+            ),
             VirtualHost(name="unknown", domains=["*"], routes=_nowhere_else()),
         ],
-        typed_per_filter_config=_extensions(spec, ""),
+        typed_per_filter_config=_extensions(spec, "") | not_held(spec),
     )
 
 
@@ -135,6 +166,7 @@ def _entries(spec: SidecarSpec) -> Iterator[_Entry]:
                 wildcard=False,
                 authority=rf"{_ANY_CASE}{re.escape(name)}\.?(:({_PORT}))?",
                 cluster=service_cluster_name(service),
+                held_cluster=service_cluster_name(service, held=spec.drains),
                 destination=service.name,
                 third_party=False,
             )
@@ -149,8 +181,10 @@ def _entries(spec: SidecarSpec) -> Iterator[_Entry]:
                 wildcard=host.wildcard,
                 authority=_third_party_authority(name, host),
                 cluster=third_party_cluster_name(party, host),
+                held_cluster=third_party_cluster_name(party, host),
                 destination=party.name,
                 third_party=True,
+                address=_address(spec, party, "" if host.wildcard else name, host.port or HTTPS_PORT),
             )
 
 
@@ -180,27 +214,71 @@ def _virtual_host(
     name: str,
     wildcard: bool,  # noqa: FBT001 a sorted key
     entries: Iterable[_Entry],
+    tunnelled: list[Route],
 ) -> VirtualHost:
     domain = f"*.{name}" if wildcard else name
     return VirtualHost(
         name=domain,
         domains=[domain, f"{domain}."],
-        routes=[route for entry in sorted(entries, key=lambda entry: entry.rank) for route in _by_host(spec, entry)]
+        routes=tunnelled
+        + [route for entry in sorted(entries, key=lambda entry: entry.rank) for route in _by_host(spec, entry)]
         + _nowhere_else(),
     )
 
 
 def _by_host(spec: SidecarSpec, entry: _Entry) -> Iterator[Route]:
-    host = HeaderMatcher(name=":authority", string_match=StringMatcher(safe_regex=RegexMatcher(regex=entry.authority)))
-    for match, removed in _of_any_protocol(RouteMatch(prefix="/")):
+    host = _authority(entry.authority)
+    for match, removed, hold in _of_any_call(spec, RouteMatch(prefix="/")):
         match.headers.append(host)
         yield Route(
             match=match,
-            route=_to(entry.cluster),
+            route=_to(entry.held_cluster if hold else entry.cluster),
             request_headers_to_remove=removed,
             response_headers_to_remove=list(DENIAL_HEADERS) if entry.third_party else [],
-            typed_per_filter_config=_extensions(spec, entry.destination),
+            typed_per_filter_config=_extensions(spec, entry.destination) | entry.address | hold,
         )
+
+
+def _tunnels(spec: SidecarSpec, tunnel: Tunnel, party: ThirdPartyDestination) -> Iterator[Route]:
+    """Give the routes of an opaque tunnel: Envoy answers the CONNECT, and carries bytes from then on."""
+    name = _normal(tunnel.name)
+    authority = _authority(rf"{_ANY_CASE}{re.escape(name)}\.?:{tunnel.port}")
+    for match, removed, hold in _of_any_call(spec, _connect()):
+        match.headers.append(authority)
+        action = _to(tunnel_cluster_name(party, tunnel))
+        action.upgrade_configs = [
+            RouteActionUpgradeConfig(upgrade_type="CONNECT", connect_config=RouteActionUpgradeConfigConnectConfig())
+        ]
+        yield Route(
+            match=match,
+            route=action,
+            request_headers_to_remove=removed,
+            response_headers_to_remove=list(DENIAL_HEADERS),
+            typed_per_filter_config=_extensions(spec, party.name) | _address(spec, party, name, tunnel.port) | hold,
+        )
+
+
+def _address(spec: SidecarSpec, party: ThirdPartyDestination, host: str, port: int) -> dict[str, Any]:
+    if party.address is not None:
+        return {}
+    return address_extensions(third_party=party.name, host=host, port=port, workload=spec.identity)
+
+
+def _authority(expression: str) -> HeaderMatcher:
+    return HeaderMatcher(name=":authority", string_match=StringMatcher(safe_regex=RegexMatcher(regex=expression)))
+
+
+def _of_any_call(spec: SidecarSpec, match: RouteMatch) -> Iterator[tuple[RouteMatch, list[str], dict[str, Any]]]:
+    """Give routes for held calls, where there is who holds them, and for all others, of any protocol each.
+
+    With them come the headers that the app does not see, and what a held call's route says of the hold.
+    """
+    if spec.hold_socket is not None:
+        for each, removed in _of_any_protocol(match):
+            each.headers.append(is_to_be_held())
+            yield each, removed, held()
+    for each, removed in _of_any_protocol(match):
+        yield each, removed, {}
 
 
 def _of_any_protocol(match: RouteMatch) -> Iterator[tuple[RouteMatch, list[str]]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from authz.proxy.addresses import TcpAddress
 from authz.proxy.errors import ProxyError
 from authz.request import TlsVersion
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 #: The files in an SVID directory, all of them replaced by one atomic rename.
 SVID_FILE, KEY_FILE, BUNDLE_FILE = "svid.pem", "key.pem", "bundle.pem"
 
-#: The names under which Envoy asks for the key pair, and for the bundles that peers are judged by.
+#: The names under which Envoy asks for the key pair, for the bundles that peers are judged by, and for the authorities
+#: that callers without SPIFFE IDs are.
 SVID_SECRET = "svid"  # noqa: S105 a name, no secret
 TRUST_SECRET = "trust"  # noqa: S105 same
+AUTHORITIES_SECRET = "authorities"  # noqa: S105 same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +67,19 @@ class ThirdPartyHost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """One entry of the Service's `egress.connect`: an exact host name, and the port."""
+
+    name: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThirdPartyDestination:
     """A service outside the mesh, reached over TLS that the sidecar originates.
 
-    `address` None: each host is resolved by its own name; else all hosts are reached there (a stand-in, a gateway).
+    `address` None: each host is resolved by its own name, and its address judged; else all hosts are reached there (a
+    stand-in, a gateway), which whoever configures it has judged.
     `authority_file` holds the authorities that its certificate must chain to. The certificate must be for the host
     that the app asked for. `min_tls` is the lowest version offered.
     """
@@ -90,8 +102,20 @@ class SidecarSpec:
     nowhere. `max_connection_duration` must be shorter than what is left of an SVID's life when it is renewed
     (renewal at half of one hour leaves 30 minutes), because a connection keeps the certificate that it began with.
 
+    `hold_socket` is that of `authz sidecar --hold-socket`, which holds long calls (:mod:`authz.proxy.hold_filter`);
+    without it none is held.
+
     With `sds_socket`, the unix socket of `authz sidecar --sds-socket`, SVID and bundles come from there and no file of
     an SVID is read: `svid_directory`, `svid_secret_file` and `trust_domains` say nothing then.
+
+    `egress_socket` is the unix socket of `authz sidecar --egress-socket`, which gives the addresses of ThirdParties
+    that have none here. `tunnels` are where the Service may open opaque tunnels to (CONNECT).
+
+    `listeners_directory`: the listeners are read from there (:mod:`authz.proxy.listener_file`), and again whenever the
+    file in it is replaced; None: they stand in the bootstrap, and nothing ends a connection but its own end.
+
+    `third_party_inbound` is a second address of the inbound listener, for ThirdParties that are known by
+    `certificates`, and for nobody with a SPIFFE ID; None: there is none, and such callers come in nowhere.
     """
 
     service: str
@@ -109,12 +133,47 @@ class SidecarSpec:
     max_connection_duration: timedelta = timedelta(minutes=15)
     access_log_socket: str | None = None
     sds_socket: str | None = None
+    hold_socket: str | None = None
+    egress_socket: str | None = None
+    tunnels: tuple[Tunnel, ...] = ()
+    listeners_directory: str | None = None
+
+    @property
+    def drains(self) -> bool:
+        """Whether connections can be drained while Envoy runs, and there is who is told of what runs on them.
+
+        Held calls have connections of their own then, between sidecars, which no drain ends.
+        """
+        others = (self.access_log_socket, self.hold_socket)
+        return self.listeners_directory is not None and all(each is not None for each in others)
+
+    @property
+    def resolves_addresses(self) -> bool:
+        """Whether there is a ThirdParty whose addresses the sidecar is asked for."""
+        return any(party.address is None for party in self.third_parties)
+
+    third_party_inbound: TcpAddress | None = None
 
     def __post_init__(self) -> None:
+        self._require_possible_door()
         if not self.authz_sockets:
             raise ProxyError(f"the sidecar of `{self.service}` has no check server to ask")
         if not self.trust_domains and self.sds_socket is None:
             raise ProxyError(f"the sidecar of `{self.service}` trusts nobody: give it a trust bundle")
+        if self.resolves_addresses and self.egress_socket is None:
+            name = next(party.name for party in self.third_parties if party.address is None)
+            raise ProxyError(
+                f"the ThirdParty `{name}` has no address, and there is no egress socket to ask for those of its hosts"
+            )
         names = [bundle.trust_domain for bundle in self.trust_domains]
         for name in sorted({name for name in names if names.count(name) > 1}):
             raise ProxyError(f"the trust domain `{name}` has two bundles")
+
+    def _require_possible_door(self) -> None:
+        if self.third_party_inbound is None:
+            return
+        if self.sds_socket is None:
+            raise ProxyError("callers without SPIFFE IDs come in where their authorities come by SDS: give its socket")
+        # The two doors are told apart by their ports.
+        if not isinstance(self.inbound, TcpAddress) or self.inbound.port == self.third_party_inbound.port:
+            raise ProxyError("callers without SPIFFE IDs come in on a port of their own: give another than inbound's")

@@ -5,6 +5,8 @@ Decides which certificates end a handshake; which of the proven callers may do w
 - Inbound: TLS 1.3 and a client certificate, judged by Envoy's SPIFFE validator: its chain must lead to the authorities
   of the trust domain that its URI SAN names, so that a federated authority cannot sign our IDs. That there is exactly
   one URI SAN (X509-SVID 5.2) is for the check server to see: Envoy looks at the first.
+- Inbound at the door for ThirdParties without SPIFFE IDs (:attr:`SidecarSpec.third_party_inbound`): the same, with a
+  chain to one of the authorities that the policies name. Who is who there, the check server finds out.
 - Outbound to a Service: the same validator, and the URI SAN must be one of the destination's identities.
 - Outbound to a ThirdParty: its certificate must chain to the given authorities and be for the host that was asked for.
 - No session is ever resumed, on either side: a resumed handshake does not verify the peer's chain again (RFC 8446 2.2),
@@ -60,6 +62,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from authz.proxy.errors import ProxyError
 from authz.proxy.rendering import packed, rendered
 from authz.proxy.spec import (
+    AUTHORITIES_SECRET,
     KEY_FILE,
     SVID_FILE,
     SVID_SECRET,
@@ -116,10 +119,27 @@ def inbound_socket(spec: SidecarSpec) -> TransportSocket:
     )
 
 
-def service_socket(spec: SidecarSpec, destination: ServiceDestination) -> TransportSocket:
+def third_party_inbound_socket(spec: SidecarSpec) -> TransportSocket:
+    """Give the TLS of the door for callers without SPIFFE IDs: what differs is by whom they are vouched for."""
+    context = _svid_context(spec, alpn_protocols=("h2", "http/1.1"))
+    context.validation_context_sds_secret_config = SdsSecretConfig(
+        name=AUTHORITIES_SECRET, sds_config=_svid_source(spec)
+    )
+    return _socket(
+        DownstreamTlsContext(
+            require_client_certificate=True,
+            disable_stateless_session_resumption=True,
+            disable_stateful_session_resumption=True,
+            common_tls_context=context,
+        )
+    )
+
+
+def service_socket(spec: SidecarSpec, destination: ServiceDestination, *, server_name: str = "") -> TransportSocket:
     """Give the TLS towards another Service, whose certificate must carry one of its identities.
 
-    ALPN is left to the connection pool, which offers the one protocol that it is going to speak.
+    `server_name` chooses a filter chain at the other end; it says nothing of who is there. ALPN is left to the
+    connection pool, which offers the one protocol that it is going to speak.
     """
     if not destination.identities:
         raise ProxyError(f"the Service `{destination.name}` has no identity that its certificate could be checked for")
@@ -127,7 +147,9 @@ def service_socket(spec: SidecarSpec, destination: ServiceDestination) -> Transp
         SubjectAltNameMatcher(san_type=SubjectAltNameMatcherSanType.URI, matcher=identity_matcher(identity))
         for identity in destination.identities
     ]
-    return _socket(UpstreamTlsContext(max_session_keys=0, common_tls_context=_svid_context(spec, names=names)))
+    return _socket(
+        UpstreamTlsContext(sni=server_name, max_session_keys=0, common_tls_context=_svid_context(spec, names=names))
+    )
 
 
 def third_party_socket(destination: ThirdPartyDestination, host: ThirdPartyHost) -> TransportSocket:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 #: a set's faults are the longest message: at most 51 of them, cut to MAX_TEXT_CHARACTERS
 MAX_MESSAGE_BYTES: Final = 160 * 1024
 MAX_TEXT_CHARACTERS: Final = 1000
-_MAX_DESCRIPTORS: Final = 2
+_MAX_DESCRIPTORS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartCompiler:
     """Supervisor -> template, with the compiler's end of a channel, and the source in force where `again`.
+
+    Compiler -> reader, with the memory for the result, that for its source, and where to say that it is there.
 
     `again`: compile that source and look at no folder. `empty`: no set at all, so that there is somebody who denies.
     `digest` is the one of the source in force, "" where there is none. `serving`: workers answer already, so that
@@ -125,6 +127,13 @@ class IdentityNotice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InForceChanged:
+    """Supervisor -> hold, control: what decides is another than before, in workers of this generation or later."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndControl:
     """Supervisor -> control: nobody answers any more; write the last records, then end."""
 
@@ -151,6 +160,7 @@ Message = (
     | OwnPolicyNotice
     | IdentityNotice
     | EndControl
+    | InForceChanged
 )
 _KINDS: Final[dict[str, type[Message]]] = {
     kind.__name__: kind
@@ -169,6 +179,7 @@ _KINDS: Final[dict[str, type[Message]]] = {
         OwnPolicyNotice,
         IdentityNotice,
         EndControl,
+        InForceChanged,
     )
 }
 

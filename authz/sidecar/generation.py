@@ -73,6 +73,8 @@ class Generation:
     """
 
     channel: Channel | None
+    #: a later one has a larger number
+    number: int = 0
     again: bool = False
     empty: bool = False
     replaces: bool = True
@@ -82,6 +84,11 @@ class Generation:
     workers: list[WorkerSeen] = field(default_factory=list)
     starts: dict[int, Backoff] = field(default_factory=dict)
     failed_starts: int = 0
+
+    @property
+    def is_being_made(self) -> bool:
+        """Whether its compiler still makes a set of what stands in the folder."""
+        return self.result is None and not self.again and not self.empty
 
     @property
     def revision(self) -> str | None:
@@ -106,7 +113,7 @@ class Generation:
         """Have a worker forked; False where there is no compiler to do it."""
         if self.channel is None:
             return False
-        cell.ask(ticket)
+        cell.ask(ticket, self.number)
         if not self.channel.send(ForkWorker(slot=slot, cell=cell.number, ticket=ticket)):
             cell.free()
             return False

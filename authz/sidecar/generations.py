@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 #: where the first set takes longer than this, somebody denies meanwhile
 FIRST_SET_PATIENCE_S: Final = 1.0
+#: a folder that changes all the time has a set made of it after so many that were given up
+MOST_GIVEN_UP: Final = 10
 #: workers of a new set that end before they serve: so many, and the set before stays
 _MOST_FAILED_STARTS: Final = 3
 _NS_PER_S: Final = 1_000_000_000
@@ -67,12 +69,15 @@ class Generations:
         self._unwatch = unwatch
         self._changed = changed
         self._tickets = itertools.count(1)
+        self._numbers = itertools.count(1)
         self._in_force: Generation | None = None
         self._next: Generation | None = None
         #: who denies while the first set is made
         self._stopgap: Generation | None = None
         self._retired: list[Generation] = []
         self._look_wanted = True
+        #: sets in a row that were not finished, because the folder had changed again
+        self._given_up = 0
         self._compiles = Backoff()
         self._began_s = time.monotonic()
         self._ending = False
@@ -83,6 +88,11 @@ class Generations:
     def revision(self) -> str | None:
         """The revision in force."""
         return None if self._in_force is None else self._in_force.revision
+
+    @property
+    def number(self) -> int:
+        """The generation in force, 0 before the first."""
+        return 0 if self._in_force is None else self._in_force.number
 
     @property
     def own_policy(self) -> dict[str, Any]:
@@ -104,8 +114,15 @@ class Generations:
         return any(one.workers for one in self._all())
 
     def look(self) -> None:
-        """Have the folder looked at: it may hold something else than before."""
+        """Have the folder looked at: it may hold something else than before.
+
+        What is still being made of what it held is given up for it, so that an edit never waits for the one before it.
+        """
         self._look_wanted = True
+        candidate = self._next
+        if candidate is not None and candidate.is_being_made and self._given_up < MOST_GIVEN_UP:
+            self._given_up += 1
+            self._drop(candidate)
         self._order_next(time.monotonic())
 
     def tick(self) -> None:
@@ -161,7 +178,7 @@ class Generations:
 
     def _renewal_is_due(self, compiled_ns: int) -> bool:
         """Whether hours are to be worked out anew: once a day, and when the clock was set."""
-        return abs(time.time_ns() - compiled_ns) >= self._settings.renewal_s * _NS_PER_S
+        return abs(self._shared.clock.around_ns() - compiled_ns) >= self._settings.renewal_s * _NS_PER_S
 
     def _ordered(self, *, again: bool, empty: bool, replaces: bool) -> Generation | None:
         in_force = self._in_force
@@ -178,7 +195,7 @@ class Generations:
         if not ordered:
             ours.close()
             return None
-        generation = Generation(channel=ours, again=again, empty=empty, replaces=replaces)
+        generation = Generation(channel=ours, number=next(self._numbers), again=again, empty=empty, replaces=replaces)
         self._watch(ours, lambda: self._hear(generation))
         return generation
 
@@ -195,6 +212,8 @@ class Generations:
         self._go_on(time.monotonic())
 
     def _take(self, generation: Generation, message: Message, descriptors: list[int]) -> None:
+        if not isinstance(message, CompilerRuns):
+            self._given_up = 0
         match message:
             case CompilerRuns(pid=pid):
                 generation.compiler_pid = pid

@@ -28,11 +28,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnPolicy:
-    """`identities` are the Service's; `trust_domains` are the own ones, the local one first; `federates` the others."""
+    """`identities` are the Service's; `trust_domains` are the own ones, the local one first; `federates` the others.
+
+    `authorities` are the files that ThirdParties' `certificates` name, as they are compared (`authority_file`).
+    """
 
     identities: tuple[IdentityPattern, ...] = ()
     trust_domains: tuple[TrustDomain, ...] = ()
     federates: tuple[Relationship, ...] = ()
+    authorities: tuple[str, ...] = ()
 
     def owns(self, spiffe_id: SpiffeId) -> bool:
         """Whether an ID is one of the Service's."""
@@ -45,6 +49,9 @@ class OwnPolicy:
             identities=next((tuple(one.identities) for one in policy_set.services if one.name == service), ()),
             trust_domains=tuple(policy_set.mesh.trust_domains),
             federates=relationships(policy_set.mesh.federations, folder),
+            authorities=tuple(
+                sorted({entry.authority_file for one in policy_set.third_parties for entry in one.certificates})
+            ),
         )
 
     def as_fields(self) -> Fields:
@@ -53,6 +60,7 @@ class OwnPolicy:
             "identities": _listed([str(one) for one in self.identities]),
             "trust_domains": _listed([str(one) for one in self.trust_domains]),
             "federates": _listed([one.as_fields() for one in self.federates]),
+            "authorities": _listed(list(self.authorities), MAX_LISTED_CHARACTERS // 4),
         }
 
     @classmethod
@@ -62,12 +70,12 @@ class OwnPolicy:
             identities=tuple(map(IdentityPattern.parse, fields.get("identities", ()))),
             trust_domains=tuple(map(TrustDomain.parse, fields.get("trust_domains", ()))),
             federates=tuple(map(Relationship.from_fields, fields.get("federates", ()))),
+            authorities=tuple(fields.get("authorities", ())),
         )
 
 
-def _listed(values: list[_T]) -> list[_T]:
+def _listed(values: list[_T], room: int = MAX_LISTED_CHARACTERS) -> list[_T]:
     """Give as many as there is room for."""
-    room = MAX_LISTED_CHARACTERS
     for number, value in enumerate(values):
         room -= len(json.dumps(value))
         if room < 0:

@@ -46,6 +46,29 @@ class ReportedFederation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedClock:
+    """How it stands with a sidecar's clock; `latest` is None unless the clock is behind it."""
+
+    behind: bool
+    latest: datetime | None
+    steps_forward: int
+    steps_back: int
+    #: by how much it was set the last time, None where it never was
+    last_step_s: float | None
+    unsafe: bool
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedDrain:
+    """How often a sidecar had connections drained, how many calls that ended, and how often it failed."""
+
+    drains: int
+    ended_calls: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedStatus:
     """A whole status file; `identity` is None without a source, `federation` empty where nothing is followed."""
 
@@ -57,6 +80,8 @@ class ReportedStatus:
     faults: tuple[str, ...]
     identity: ReportedIdentity | None = None
     federation: tuple[ReportedFederation, ...] = ()
+    clock: ReportedClock | None = None
+    drain: ReportedDrain | None = None
 
 
 def reported_status(state: str | Path) -> ReportedStatus | None:
@@ -74,7 +99,7 @@ def status_from_json(content: bytes) -> ReportedStatus | None:
         return None
     try:
         data = json.loads(content)
-        identity = data.get("identity")
+        identity, clock, drain = data.get("identity"), data.get("clock"), data.get("drain")
         return ReportedStatus(
             pid=_number(data["pid"]),
             service=_text(data["service"]),
@@ -84,6 +109,8 @@ def status_from_json(content: bytes) -> ReportedStatus | None:
             faults=tuple(map(_text, data["faults"])),
             identity=None if identity is None else _identity(identity),
             federation=tuple(map(_federation, data.get("federation", ()))),
+            clock=None if clock is None else _clock(clock),
+            drain=None if drain is None else _drain(drain),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
@@ -110,6 +137,25 @@ def _federation(data: Any) -> ReportedFederation:
         endpoint_error=_optional(data["endpoint_error"]),
         file_error=_optional(data["file_error"]),
         next_poll=_instant(data["next_poll"]),
+    )
+
+
+def _clock(data: Any) -> ReportedClock:
+    step = data["last_step"]
+    return ReportedClock(
+        behind=data["behind"] is True,
+        latest=_instant(data["latest"]),
+        steps_forward=_number(data["steps_forward"]),
+        steps_back=_number(data["steps_back"]),
+        last_step_s=None if step is None else float(step["seconds"]),
+        unsafe=data["unsafe"] is True,
+        fault=_optional(data["fault"]),
+    )
+
+
+def _drain(data: Any) -> ReportedDrain:
+    return ReportedDrain(
+        drains=_number(data["drains"]), ended_calls=_number(data["ended_calls"]), failed=_number(data["failed"])
     )
 
 

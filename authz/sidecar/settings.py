@@ -42,7 +42,13 @@ class SidecarSettings:
 
     Its identity comes from `identity_directory` (svid.pem, key.pem and bundles as files), from the `workload_api` at
     this socket, or is the Service's first exact one. `sds_socket` is where Envoy gets it, `svid_files` where it is kept
-    as files for those who can read nothing else.
+    as files for those who can read nothing else. Long calls are held on `hold_socket`, where there is one.
+    `listeners` is the file of Envoy's listeners, which is changed to drain what is not held. On
+    `egress_socket` Envoy asks for the addresses of ThirdParties: public ones, or in the private `egress_networks`.
+    `authorities` says of files that the policies name (`certificates`) where they are read from instead.
+
+    `unsafe_clock_file` says what is taken for the time, in tests. `accept_clock`: the clock is right, whatever was seen
+    before.
     """
 
     service: str
@@ -55,15 +61,23 @@ class SidecarSettings:
     sds_socket: str | None = None
     svid_files: str | None = None
     access_log_socket: str | None = None
+    hold_socket: str | None = None
+    listeners: str | None = None
+    egress_socket: str | None = None
+    egress_networks: tuple[str, ...] = ()
+    authorities: tuple[tuple[str, str], ...] = ()
     workers: int = 1
     audit: Audit = Audit.BEST_EFFORT
     ring_bytes: int = DEFAULT_CAPACITY_BYTES
     renewal_s: float = RENEWAL_S
+    unsafe_clock_file: str | None = None
+    accept_clock: bool = False
 
     @property
     def has_services(self) -> bool:
         """Whether control is to speak gRPC."""
-        return any(each is not None for each in (self.sds_socket, self.workload_api, self.access_log_socket))
+        sockets = (self.sds_socket, self.workload_api, self.access_log_socket, self.egress_socket)
+        return any(each is not None for each in sockets)
 
     @property
     def delivers_identity(self) -> bool:

@@ -1,8 +1,8 @@
 """The process that a sidecar is to whoever started it: it makes the others, watches them, and does nothing else.
 
 It has one thread, reads no policy and no certificate, and imports nothing large. From it come, by fork: the template
-(which has read the program, and forks compilers, which fork workers) and control. All are its children; each is
-started anew alone. SIGTERM and SIGINT end the sidecar, checks under way are answered and records written; SIGHUP has
+(which has read the program, and forks compilers, which fork workers), control and the hold. All are its children; each
+is started anew alone. SIGTERM and SIGINT end the sidecar, checks under way are answered and records written; SIGHUP has
 the decision log opened anew.
 """
 
@@ -26,6 +26,7 @@ from authz.sidecar.channel import (
     EndControl,
     FolderChanged,
     IdentityNotice,
+    InForceChanged,
     OwnPolicyNotice,
     StartCompiler,
     StatusNotice,
@@ -37,7 +38,9 @@ from authz.sidecar.child_process import adopt_orphans, fork_child
 from authz.sidecar.control.status_file import say_status
 from authz.sidecar.errors import SidecarError
 from authz.sidecar.generations import Generations
-from authz.sidecar.listening_socket import ListeningSocket, worker_sockets
+from authz.sidecar.hold.hold_seen import HoldSeen
+from authz.sidecar.latest_instant import opened_clock
+from authz.sidecar.listening_socket import ListeningSocket, clear, worker_sockets
 from authz.sidecar.record_ring import RingConsumer
 from authz.sidecar.shared_memory import SharedMemory
 from authz.zone_data import zone_data_version
@@ -71,6 +74,8 @@ def supervise(settings: SidecarSettings, *, load: Callable[[], ServerMaker] = na
     """Run a sidecar until SIGTERM or SIGINT; `load` gives what makes servers, and is called in another process."""
     listeners: list[ListeningSocket] = []
     try:
+        if settings.hold_socket is not None:
+            clear(settings.hold_socket)
         listeners.extend(ListeningSocket(path) for path in worker_sockets(settings.socket, settings.workers))
         Supervisor(settings, listeners=listeners, load=load).run()
     finally:
@@ -87,7 +92,12 @@ class Supervisor:
         self._settings = settings
         self._listeners = listeners
         self._load = load
-        self._shared = SharedMemory.for_workers(settings.workers, ring_bytes=settings.ring_bytes)
+        self._shared = SharedMemory.for_workers(
+            settings.workers,
+            ring_bytes=settings.ring_bytes,
+            holds=settings.hold_socket is not None,
+            clock=opened_clock(settings),
+        )
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = socket.socketpair()
         self._ending = self._reopening = False
@@ -99,12 +109,14 @@ class Supervisor:
         self._control_starts = Backoff()
         self._control_beats = self._control_missed = 0
         self._control_has_run = False
+        self._hold = None if settings.hold_socket is None else HoldSeen(settings, self._shared)
         self._failure: SidecarError | None = None
         self._status: StatusNotice | None = None
         self._has_decided = False
         #: a workload without a source of its identity is whom the set says it is
         self._has_identity = settings.workload_api is None
         self._own_policy_sent: object = None
+        self._in_force_sent = 0
         self._status_sent = self._status_said = 0
         self._status_due_s = 0.0
         self._generations = Generations(
@@ -171,6 +183,9 @@ class Supervisor:
         for key, _ in self._selector.select(seconds):
             key.data()
         self._reap()
+        if self._hold is not None:
+            self._hold.tell(self._generations.number)
+        self._tell_in_force()
 
     def _take_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -202,6 +217,8 @@ class Supervisor:
                 self._template_ended(how)
             elif pid == self._control_pid:
                 self._control_ended(how)
+            elif self._hold is not None and pid == self._hold.pid:
+                self._hold.ended(how, expected=self._ending)
             else:
                 self._generations.ended(pid, how)
 
@@ -211,6 +228,8 @@ class Supervisor:
             os.kill(self._control_pid, signal.SIGHUP)
         self._generations.tick()
         self._look_at_control()
+        if self._hold is not None:
+            self._hold.look()
         self._keep_running()
         self._tell_own_policy()
         self._tell_status()
@@ -228,6 +247,8 @@ class Supervisor:
             self._start_control()
         if not self._template_pid and now_s >= self._template_starts.due_s:
             self._start_template()
+        if self._hold is not None and not self._ending:
+            self._hold.keep_running(self._forget_in_hold)
 
     def _start_template(self) -> None:
         ours, theirs = channel_pair(second_waits=True)
@@ -297,6 +318,7 @@ class Supervisor:
             self._control.close()
             self._control = None
         self._own_policy_sent = None
+        self._in_force_sent = 0
         # What it was told and has not done, its successor is told again.
         self._status_sent = self._status_said
 
@@ -336,6 +358,7 @@ class Supervisor:
         if self._status is not None and self._control is not None:
             self._control.send(self._status)  # a successor is to know what is in force, too
         self._own_policy_sent = None
+        self._in_force_sent = 0
         self._tell_own_policy()
         self._generations.look()
 
@@ -348,6 +371,11 @@ class Supervisor:
             _log.error("control is hung; it is killed")
             os.kill(self._control_pid, signal.SIGKILL)
 
+    def _forget_in_hold(self) -> None:
+        self._forget_ours()
+        for listener in self._listeners:
+            listener.socket.close()
+
     def _forget_ours(self) -> None:
         """Close, in a child, what only the supervisor is to hold: others notice its end by that."""
         for key in tuple(self._selector.get_map().values()):
@@ -356,6 +384,8 @@ class Supervisor:
         self._selector.close()
         if self._template is not None:
             self._template.close()
+        if self._hold is not None:
+            self._hold.forget()
         self._woken.close()
         self._wake.close()
 
@@ -382,6 +412,11 @@ class Supervisor:
             )
         self._tell_own_policy()
         self._tell_status()
+
+    def _tell_in_force(self) -> None:
+        number = self._generations.number
+        if number != self._in_force_sent and self._control_has_run and self._control is not None:
+            self._in_force_sent = number if self._control.send(InForceChanged(generation=number)) else 0
 
     def _tell_own_policy(self) -> None:
         own = self._generations.own_policy
@@ -415,6 +450,8 @@ class Supervisor:
         self._ending = True
         for listener in self._listeners:
             listener.close()
+        if self._hold is not None:
+            self._hold.end()
         self._generations.end()
         self._wait_until(lambda: not self._generations.has_workers, WORKERS_END_S)
         self._generations.kill()

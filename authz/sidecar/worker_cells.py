@@ -16,7 +16,7 @@ from authz.sidecar.doorbell import Doorbell
 HEARTBEAT_S: Final = 0.1
 
 _WORDS: Final = 8
-_TICKET, _PID, _PHASE, _BEATS, _REFUSED, _HELD = range(6)
+_TICKET, _PID, _PHASE, _BEATS, _REFUSED, _HELD, _GENERATION = range(7)
 
 
 class Phase(IntEnum):
@@ -71,10 +71,16 @@ class Cell:
         """Whether the worker has stopped itself, and waits for the supervisor to have it go on."""
         return self._words[_HELD] != 0
 
-    def ask(self, ticket: int) -> None:
-        """Keep the cell for the worker with this ticket."""
+    @property
+    def generation(self) -> int:
+        """Which set the worker decides by: a later one has a larger number."""
+        return self._words[_GENERATION]
+
+    def ask(self, ticket: int, generation: int = 0) -> None:
+        """Keep the cell for the worker with this ticket, of this generation."""
         self._words[_PID] = self._words[_BEATS] = self._words[_HELD] = 0
         self._words[_TICKET] = ticket
+        self._words[_GENERATION] = generation
         self._words[_PHASE] = Phase.ASKED
 
     def free(self) -> None:

@@ -73,10 +73,14 @@ from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.http2.frames import HEADER_BYTES
 from authz.sidecar.check.http2.health import NOT_SERVING, SERVING
 from authz.sidecar.check.http2.limits import MAX_FRAME_BYTES
+from authz.sidecar.clock_cell import NEVER_NS, ClockCell
 from authz.sidecar.control.access_log_message import failed_handshake
 from authz.sidecar.control.access_log_receiver import AccessLogReceiver, Heard
-from authz.sidecar.control.cut_message import cut_call
+from authz.sidecar.control.cut_message import end_of_call
+from authz.sidecar.errors import ClockError
 from authz.sidecar.in_force import InForce, PolicyInForce
+from authz.sidecar.latest_instant import kept_instant_ns, kept_text
+from authz.sidecar.unsafe_clock import clock_setting
 from tests.conformance import reference
 from tests.support import http2_frames
 from tests.support.certificates import NOW, NOW_NS, SPIFFE_ID, key_usage, leaf, pem
@@ -663,9 +667,11 @@ def access_log(content: bytes) -> None:
         message = als_pb2.StreamAccessLogsMessage.FromString(content)
     except DecodeError:
         return
-    heard, cuts = Heard(failed_handshake), Heard(cut_call)
+    heard, cuts = Heard(failed_handshake), Heard(end_of_call)
     AccessLogReceiver("", connections=heard.add, calls=cuts.add).take(message)
-    for call in cuts.take()[0]:
+    for call, is_cut in cuts.take()[0]:
+        if not is_cut:
+            continue
         line = cut_line(call, sidecar="s", revision="r")
         assert len(line) < MAX_CUT_LINE_BYTES
         assert all(0x20 <= byte < 0x7F for byte in line[:-1])
@@ -676,6 +682,17 @@ def access_log(content: bytes) -> None:
         assert all(0x20 <= byte < 0x7F for byte in line[:-1])
         written = json.loads(line)
         assert (written["decision"], written["caller"]["identity"]) == ("deny", None)
+
+
+def clock(content: bytes) -> None:
+    """What a file says of the clock is refused, or is a time that fits; what was kept is refused, or written so."""
+    with suppress(ClockError):
+        setting, cell = clock_setting(content), ClockCell()
+        cell.set(setting)
+        assert cell.setting == setting
+        assert NEVER_NS < cell.now_ns() < 2**63
+    with suppress(ClockError):
+        assert kept_text(kept_instant_ns(content)) == content
 
 
 def container(content: bytes) -> None:
@@ -698,6 +715,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     for each in (
         loader, documents, window, path, pattern, identity, host, instant, asked_call, check_bytes, check_call,
         certificate, bearer, x509_chain, jwt_svid, trust_bundle, http2_session, http2_headers, access_log, container,
-        endpoint_location, federated_bundle, log_line, window_edit,
+        endpoint_location, federated_bundle, log_line, window_edit, clock,
     )
 }  # fmt: skip

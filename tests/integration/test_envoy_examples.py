@@ -20,6 +20,7 @@ from authz.proxy.access_log import access_log_clusters, cut_calls, failed_handsh
 from authz.proxy.addresses import TcpAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.check_filter import authz_cluster, check_extensions, check_filter
+from authz.proxy.hold_filter import hold_clusters, hold_filters, not_held
 from authz.proxy.rendering import rendered
 from authz.proxy.route import inbound_routes
 from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost
@@ -124,6 +125,12 @@ def test_the_fragments_are_what_the_program_writes() -> None:
     assert told["receiver"] == _without_modes(as_json(receiver))
     assert told["removal"] == as_json(hardening.removal_after_the_check())
     assert told["routes"]["routes"] == [as_json(route) for route in inbound_routes(spec).virtual_hosts[0].routes[:2]]
+    holds = replace(spec, hold_socket="/run/authz/hold.sock")
+    (hold,), (holder,) = hold_filters(holds), hold_clusters(holds)
+    assert told["hold"] == as_json(hold)
+    assert told["holder"] == _without_modes(as_json(holder))
+    assert told["held"]["routes"] == [as_json(route) for route in inbound_routes(holds).virtual_hosts[0].routes[:2]]
+    assert told["unheld"] == as_json(RouteConfiguration(typed_per_filter_config=not_held(holds)))
     extensions = check_extensions(Direction.INBOUND, "orders", "spiffe://shop.example/ns/shop/sa/orders")
     assert told["extensions"] == as_json(RouteConfiguration(typed_per_filter_config=extensions))
 
@@ -151,10 +158,15 @@ def test_the_fragments_fit_into_an_envoy_that_was_there_before(tmp_path: Path) -
         "typed_config": {
             "@type": MANAGER,
             "stat_prefix": "existing",
-            "http_filters": [told["check"], told["removal"], router],
+            "http_filters": [told["check"], told["hold"], told["removal"], router],
             "route_config": {
-                "virtual_hosts": [{"name": "all", "domains": ["*"], **told["routes"]}],
-                **told["extensions"],
+                "virtual_hosts": [
+                    {"name": "all", "domains": ["*"], "routes": [*told["held"]["routes"], *told["routes"]["routes"]]}
+                ],
+                "typed_per_filter_config": {
+                    **told["extensions"]["typed_per_filter_config"],
+                    **told["unheld"]["typed_per_filter_config"],
+                },
             },
             "access_log": [told["cuts"]],
             **told["manager"],
@@ -164,7 +176,7 @@ def test_the_fragments_fit_into_an_envoy_that_was_there_before(tmp_path: Path) -
     chains = [{"filters": [existing]}]
     listener = {"name": "existing", "address": address, "filter_chains": chains, "access_log": [told["handshakes"]]}
     app = {"name": "app", "type": "STATIC", "load_assignment": {"cluster_name": "app"}}
-    clusters = [told["cluster"], told["receiver"], app]
+    clusters = [told["cluster"], told["receiver"], told["holder"], app]
     configuration = tmp_path / "existing.json"
     configuration.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}))
     said = validation(configuration)

@@ -75,7 +75,7 @@ def test_status_shows_every_part_of_every_service(mesh: LocalMesh) -> None:
     for one in status["services"]:
         assert set(one) == {
             "name", "identity", "app", "inbound", "outbound", "admin", "authz_socket", "decision_log", "certificate",
-            "key", "bundle", "pids", "policy",
+            "key", "bundle", "pids", "policy", "clock", "drain",
         }  # fmt: skip
         assert one["policy"] == {"revision": status["revision"], "stale": False, "faults": []}
         assert set(one["pids"]) == {"app", "envoy", "sidecar"}

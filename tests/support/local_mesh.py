@@ -56,13 +56,16 @@ def eventually(true: Callable[[], bool], patience_s: float = 10) -> bool:
 
 
 class LocalMesh:
-    def __init__(self, *, policies: Path, state: Path) -> None:
+    def __init__(self, *, policies: Path, state: Path, more: tuple[str, ...] = ()) -> None:
         self.policies = policies
         self.state = state
+        self.more = more
 
     @contextlib.contextmanager
     def running(self) -> Iterator[LocalMesh]:
-        started = authz("mesh", "up", "--policies", str(self.policies), "--state", str(self.state), "--detach")
+        started = authz(
+            "mesh", "up", "--policies", str(self.policies), "--state", str(self.state), "--detach", *self.more
+        )
         try:
             assert started.returncode == 0, started.stdout + started.stderr
             yield self

@@ -162,7 +162,7 @@ def _http1_download(stream: LongStream, address: str, host: str, path: str, fiel
 
 def _http1_upload(stream: LongStream, address: str, host: str, path: str, fields: Fields) -> None:
     with _connected(address) as connection:
-        connection.sendall(_http1_head("POST", path, host, (*fields, ("content-length", "1000000"))))
+        connection.sendall(_http1_head("POST", path, host, (*fields, ("content-length", "2000000"))))
         stream.begun.set()
         with contextlib.suppress(ConnectionError):
             while not select.select([connection], [], [], TICK_S)[0]:

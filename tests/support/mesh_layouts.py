@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from authz.mesh.layout import Layout, ServicePlaces, ThirdPartyPlaces, lay_out, trust_domain_names
+from authz.mesh.layout import (
+    Layout,
+    ServicePlaces,
+    ThirdPartyPlaces,
+    caller_authority_files,
+    lay_out,
+    trust_domain_names,
+)
 from authz.policy.index import compile_index
 from authz.proxy.addresses import TcpAddress, UnixAddress
 
@@ -30,6 +37,8 @@ def laid_out(policy_set: PolicySet, *, state: str = "/state") -> Layout:
                 authz_socket=f"/run/{one.name}.authz",
                 authz_workers=2,
                 access_log_socket=f"/run/{one.name}.access-log",
+                hold_socket=f"/run/{one.name}.hold",
+                listeners_directory=f"{state}/envoy/{one.name}.listeners",
                 sds_socket=f"/run/{one.name}.sds",
                 svid_directory=f"{state}/svids/{one.name}",
                 decision_log=f"{state}/decisions/{one.name}.jsonl",
@@ -47,4 +56,7 @@ def laid_out(policy_set: PolicySet, *, state: str = "/state") -> Layout:
             for one in policy_set.third_parties
         },
         bundle_files={name: f"{state}/{name}.pem" for name in trust_domain_names(policy_set)},
+        caller_authorities={
+            name: f"{state}/callers-{number}.pem" for number, name in enumerate(caller_authority_files(policy_set))
+        },
     )

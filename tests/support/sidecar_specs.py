@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from authz.proxy.addresses import TcpAddress, UnixAddress
@@ -33,4 +34,14 @@ def sidecar(
         authz_sockets=authz_sockets,
         destinations=destinations,
         third_parties=third_parties,
+    )
+
+
+def draining_sidecar(*, destinations: tuple[ServiceDestination, ...] = ()) -> SidecarSpec:
+    """Give one whose listeners stand in a file."""
+    return replace(
+        sidecar(destinations=destinations),
+        access_log_socket="/run/authz/access-log.sock",
+        hold_socket="/run/authz/hold.sock",
+        listeners_directory="/run/envoy/listeners",
     )

@@ -62,7 +62,7 @@ class Close:
 
     def has_all_records(self) -> bool:
         """Whether both sidecars have told of every stream's end."""
-        return all(set(self.cuts[kind]) == {"inbound", "outbound"} for kind in KINDS)
+        return all(set(each) == {"inbound", "outbound"} for each in self.cuts.values())
 
 
 def closing(at: datetime) -> str:
@@ -102,11 +102,11 @@ def close_on_every_stream(mesh: LocalMesh) -> Close:
 
     def told() -> bool:
         nonlocal closed
-        records = _records(mesh, begun_s)
+        records = records_since(mesh, begun_s)
         closed = Close(
             at_s=closes.timestamp(),
             ended=ended,
-            cuts={kind: _cuts_of(records, number) for number, kind in enumerate(KINDS)},
+            cuts={kind: cuts_of(records, number) for number, kind in enumerate(KINDS)},
             allowed={one["decision_id"]: one for one in records if not one["cut"]},
         )
         return closed.has_all_records()
@@ -116,7 +116,8 @@ def close_on_every_stream(mesh: LocalMesh) -> Close:
     return closed
 
 
-def _records(mesh: LocalMesh, since_s: float) -> list[dict[str, Any]]:
+def records_since(mesh: LocalMesh, since_s: float) -> list[dict[str, Any]]:
+    """Give what the sidecars have recorded since then."""
     lines = [
         json.loads(line)
         for service in mesh.status()["services"]
@@ -125,7 +126,7 @@ def _records(mesh: LocalMesh, since_s: float) -> list[dict[str, Any]]:
     return [one for one in lines if datetime.fromisoformat(one["time"]).timestamp() >= since_s]
 
 
-def _cuts_of(records: list[dict[str, Any]], number: int) -> dict[str, dict[str, Any]]:
+def cuts_of(records: list[dict[str, Any]], number: int) -> dict[str, dict[str, Any]]:
     """Give the records of a kind's end by direction; there must not be two of one."""
     found = [one for one in records if one["cut"] and one["path"] == path_of(WATCH, number)]
     by_direction = {one["direction"]: one for one in found}

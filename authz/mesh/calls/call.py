@@ -1,7 +1,8 @@
 """One call through a running mesh: from whom, to whom, over which connection, and what came of it.
 
 A Service calls through its own outbound listener, which asks its sidecar and goes on over mTLS; a ThirdParty, having no
-sidecar, calls straight at the callee's inbound listener over mTLS with its own SVID. The request is sent as it was
+sidecar, calls straight at the callee's inbound listener over mTLS with its own SVID or, where it has none, its own
+certificate. The request is sent as it was
 written: no byte of method, path, host or header is changed on the way to the first Envoy.
 
 # INVARIANT (one request): method, path and headers cannot hold the line ends that would make two of one.
@@ -149,10 +150,13 @@ def _endpoint(
         return Endpoint(address=caller.outbound, what=f"the outbound listener of `{caller.name}`")
     if not isinstance(destination, RunningService):
         raise CallUsageError(f"`{caller.name}` and `{name}` both are outside the mesh: no Envoy is between them")
-    if caller.identity is None or caller.certificate is None or caller.key is None:
-        raise CallUsageError(f"`{caller.name}` has no identities, so it cannot call")
+    if caller.certificate is None or caller.key is None:
+        raise CallUsageError(f"`{caller.name}` has no identities and no certificates, so it cannot call")
+    address = destination.inbound if caller.identity is not None else destination.third_party_inbound
+    if address is None:
+        raise CallUsageError(f"`{caller.name}` has no SPIFFE ID, and nobody without one comes in at `{name}`")
     return Endpoint(
-        address=destination.inbound,
+        address=address,
         what=f"the inbound listener of `{destination.name}`",
         tls=ClientTls(
             certificate=caller.certificate, key=caller.key, bundle=destination.bundle, peer=destination.identity

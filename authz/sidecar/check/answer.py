@@ -20,8 +20,10 @@ from authz.proxy.header_names import (
     CUT_AFTER,
     CUT_REASON,
     GRPC_TIMEOUT,
+    HELD,
     X_AUTHZ_CALLER,
     X_AUTHZ_DECISION_ID,
+    X_AUTHZ_HOLD,
     X_AUTHZ_REASON,
 )
 from authz.sidecar.check.stream_deadline import duration_text
@@ -59,11 +61,12 @@ def answer_bytes(
     call: Call | None,
     is_grpc: bool = False,
     deadline: StreamDeadline | None = None,
+    is_held: bool = False,
     challenge: str = CHALLENGE,
 ) -> bytes:
     """Write an answer; `call` is None where the check could not be read, which only a deny may answer.
 
-    An allowed call runs until `deadline`.
+    An allowed call runs until `deadline`, and is held where `is_held`.
     """
     response = external_auth_pb2.CheckResponse()
     response.dynamic_metadata.update(
@@ -71,6 +74,8 @@ def answer_bytes(
     )
     if decision.verdict is Verdict.ALLOW and call is not None:
         _allow(response, call)
+        if is_held:
+            response.dynamic_metadata.update({HELD: "yes"})
         if deadline is not None:
             _set(response.ok_response.headers, GRPC_TIMEOUT, deadline.timeout.decode())
             if deadline.reason is not None:
@@ -78,9 +83,17 @@ def answer_bytes(
                 response.dynamic_metadata.update(
                     {CUT_REASON: deadline.reason.value, CUT_AFTER: duration_text(deadline.timeout).decode()}
                 )
+        if is_held:
+            # Behind the timeout: a prepared answer looks for that before it looks for the id.
+            _set(response.ok_response.headers, X_AUTHZ_HOLD, decision_id)
     else:
         _deny(response, decision.reason, decision_id, is_grpc=is_grpc, challenge=challenge)
     return response.SerializeToString() or FAULT
+
+
+def refusal_status(reason: Reason) -> tuple[int, int]:
+    """Give the HTTP status and the gRPC status of a refusal."""
+    return _STATUS.get(reason, _FORBIDDEN)
 
 
 def _allow(response: external_auth_pb2.CheckResponse, call: Call) -> None:
@@ -100,7 +113,7 @@ def _deny(
 ) -> None:
     if reason.verdict is Verdict.ALLOW:
         reason = Reason.INTERNAL_ERROR
-    http_status, grpc_status = _STATUS.get(reason, _FORBIDDEN)
+    http_status, grpc_status = refusal_status(reason)
     response.status.code = grpc_status
     denied = response.denied_response
     denied.status.code = http_status

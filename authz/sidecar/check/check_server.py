@@ -25,5 +25,6 @@ class CheckServer(Protocol):
         """Give how long a peer waits for an answer by now, and begin to measure it anew."""
 
 
-#: makes a server of an answer; what it is given second is told of faults of the program
-ServerMaker: TypeAlias = Callable[[Answer, Callable[[Exception], None]], CheckServer]
+#: makes a server of what answers checks and what answers rechecks (of held calls); what it is given third is told of
+#: faults of the program
+ServerMaker: TypeAlias = Callable[[Answer, Answer, Callable[[Exception], None]], CheckServer]

@@ -5,6 +5,8 @@ Whatever goes wrong is a deny `internal_error`, counted, and logged once per kin
 
 # INVARIANT (recorded is answered): a record is handed over before its answer leaves; where the audit is strict, a
 # decision that cannot be recorded is a deny `overloaded`.
+# INVARIANT (both clocks): what is allowed is allowed at the wall clock and at the latest instant that it has shown. The
+# two differ only where it was set back.
 """
 
 from __future__ import annotations
@@ -15,33 +17,41 @@ import time
 from copy import copy
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from authz.decision import Decision, Reason
 from authz.identity.jwt_svid import LEEWAY_NS, JwtSvidError
 from authz.identity.verification import PeerVerification, Unidentified, VerifiedIdentity
-from authz.policy.evaluation import called_party, evaluate, steady_until_ns
+from authz.policy.evaluation import called_party, depends_on_headers, evaluate, is_long_lived, steady_until_ns
+from authz.policy.tightening import tighter
 from authz.records.packed_record import DecisionPacker, packed_again, repeated
 from authz.request import Direction, header_values
 from authz.sidecar.check.answer import CHALLENGE_AFTER_BEARER, FAULT
 from authz.sidecar.check.bearer import names_a_workload, only_token
+from authz.sidecar.check.certificate_callers import CertificateCallers
+from authz.sidecar.check.check_clock import CheckClock
 from authz.sidecar.check.prepared_answer import PreparedAnswers
 from authz.sidecar.check.question import Context, Question, QuestionReader
 from authz.sidecar.check.repeated_check import Repeats, Settled
-from authz.sidecar.check.stream_deadline import StreamDeadlines, deadline_within
+from authz.sidecar.check.stream_deadline import StreamDeadlines, deadline_within, sooner
 from authz.sidecar.check.token_verification import TokenVerification
-from authz.sidecar.errors import CheckMessageError
+from authz.sidecar.errors import CheckMessageError, ClockError
+from authz.sidecar.hold.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from authz.identity.named_authority import NamedAuthority
     from authz.identity.spiffe_id import SpiffeId
     from authz.identity.trust import Trust
     from authz.policy.index import PolicyIndex
     from authz.policy.party import Party
-    from authz.sidecar.check.stream_deadline import StreamDeadline
+    from authz.policy.tightening import Tightening
+    from authz.sidecar.check.stream_deadline import Bound, StreamDeadline
+    from authz.sidecar.hold.notice import Hold
     from authz.sidecar.in_force import InForce
+    from authz.sidecar.tightening_page import Tightened
 
 _log = logging.getLogger(__name__)
 
@@ -62,19 +72,33 @@ class Workload:
     """Whose sidecar this is: the Service's name, and its SVID as it is now (None where it has none).
 
     `trust` gives the bundles that its source of identity delivers, the same object until they are others; it is None
-    where there is no such source. No token proves anybody then, and peers are who Envoy has verified.
+    where there is no such source. No token proves anybody then, and peers are who Envoy has verified. `authorities`
+    gives those that vouch for callers without SPIFFE IDs, by their files; None: nobody is known without one.
     """
 
     service: str
     identity: Callable[[], VerifiedIdentity | None]
     trust: Callable[[], Trust] | None = None
+    authorities: Callable[[], Mapping[str, NamedAuthority]] | None = None
+
+
+class _Judged(NamedTuple):
+    """What a check gets at one instant; the question's caller is who calls then, `text` that caller's."""
+
+    question: Question
+    identity: VerifiedIdentity | None
+    text: str | None
+    prepared: PreparedAnswers
+    decision: Decision
+    tightening: Tightening | None
 
 
 class Checker:
     """Answers checks for one workload from the policies in force; safe to call from several threads.
 
     `record` takes a packed decision (`RecordLines` reads it) and says whether it did. With `strict`, what it does
-    not take is denied.
+    not take is denied. `hold` is told of each allowed call that may last; one that it does not take is denied.
+    `tightened` gives what an edit takes away of the set in force, the same object until another is written.
     """
 
     def __init__(
@@ -83,14 +107,21 @@ class Checker:
         workload: Workload,
         in_force: InForce,
         record: Callable[[bytes], bool],
+        hold: Hold | None = None,
         strict: bool = False,
-        clock: Callable[[], int] = time.time_ns,
+        clock: CheckClock | Callable[[], int] = time.time_ns,
+        tightened: Callable[[], Tightened | None] | None = None,
     ) -> None:
         self._workload = workload
+        self._tightened = _nothing_tightened if tightened is None else tightened
         self._in_force = in_force
         self._record = record
+        self._hold = hold
         self._strict = strict
-        self._clock = clock
+        clocks = clock if isinstance(clock, CheckClock) else CheckClock.alone(clock)
+        self._clock = clocks.now_ns
+        self._latest = clocks.latest
+        self._proof_clock = clocks.proof_now_ns
         self._reader = QuestionReader(workload.service)
         self._repeats = Repeats()
         self._trust = workload.trust
@@ -102,6 +133,8 @@ class Checker:
         self._packer = DecisionPacker()
         self._deadlines = StreamDeadlines()
         self._peers = PeerVerification(decode=unquote_to_bytes)
+        self._authorities = workload.authorities
+        self._certificates = CertificateCallers()
         self._ids: list[bytes] = []
         self._logged: dict[str, float] = {}
         #: how often each kind of fault was answered with a deny
@@ -113,6 +146,8 @@ class Checker:
             return self._answer(message)
         except CheckMessageError as error:
             self._fault("message", str(error))
+        except ClockError as error:
+            self._fault("clock", str(error))
         except Exception as error:  # noqa: BLE001 the outermost edge: a fault denies, it never leaves without an answer
             self._fault(type(error).__name__, f"a fault of the program: {type(error).__name__}: {error}")
         return self._refuse_unread(Reason.INTERNAL_ERROR)
@@ -126,17 +161,28 @@ class Checker:
         try:
             decision = Decision(reason=reason, policy=None, revision=self._in_force.policy.revision or "")
             question = _nothing_known(self._workload.service)
-            return self._answer_with(decision, question, None, self._clock(), perf_counter_ns(), self._prepared)
+            return self._answer_with(decision, question, None, self._told_ns(), perf_counter_ns(), self._prepared, b"")
         except Exception as error:  # noqa: BLE001 what is left needs nothing but itself
             self._fault("record", f"a fault of the program: {type(error).__name__}: {error}")
         return FAULT
 
-    def _answer(self, message: bytes) -> bytes:  # noqa: C901 the line of a check, where each call more is paid for
+    def _told_ns(self) -> int:
+        """Give when a check was refused that was not read: by the machine's clock where no other one can be told."""
+        try:
+            return self._clock()
+        except ClockError:
+            return time.time_ns()
+
+    def _answer(self, message: bytes) -> bytes:
         started_ns = perf_counter_ns()
         now_ns = self._clock()
+        latest_ns = self._latest[0]
+        if latest_ns < now_ns:
+            self._latest[0] = latest_ns = now_ns
         index = self._in_force.policy.index
         own = self._workload.identity()
         trust = None if self._trust is None else self._trust()
+        tightened = self._tightened()
         asked = self._repeats.key(message)
         if asked is not None:
             settled = self._repeats.settled.get(asked[0])
@@ -145,15 +191,101 @@ class Checker:
                 and settled.index is index
                 and settled.own is own
                 and settled.trust is trust
+                and settled.tightened is tightened
                 and settled.from_ns <= now_ns < settled.until_ns
+                and latest_ns == now_ns
             ):
-                return self._answer_again(settled, asked[1].decode("latin-1"), asked[2], now_ns, started_ns)
+                return self._answer_again(settled, asked[1].decode("latin-1"), asked[2], now_ns, started_ns, message)
         question = self._reader.question(message)
+        judged, later = self._at_both(question, index, own, tightened, now_ns, latest_ns)
+        if asked is not None and latest_ns == now_ns and self._proof_clock is None and self._repeats.is_due(asked[0]):
+            settled = self._settled(
+                index=index, own=own, trust=trust, tightened=tightened, judged=judged, now_ns=now_ns
+            )
+            if settled is not None:
+                self._repeats.settle(asked[0], settled)
+        question, _, text, prepared, decision, _ = judged
+        bound = self._bound(judged, later, now_ns, latest_ns)
+        return self._answer_with(decision, question, text, now_ns, started_ns, prepared, message, bound)
+
+    def recheck(self, message: bytes) -> Verdict:
+        """Say what the call of an earlier check would get now; leaves no record, and answers nobody.
+
+        Raises nothing: whatever goes wrong is a deny `internal_error`.
+        """
+        try:
+            now_ns = self._clock()
+            latest_ns = max(now_ns, self._latest[0])
+            index = self._in_force.policy.index
+            question = self._reader.question(message)
+            own, tightened = self._workload.identity(), self._tightened()
+            judged, later = self._at_both(question, index, own, tightened, now_ns, latest_ns)
+            bound = self._bound(judged, later, now_ns, latest_ns)
+        except CheckMessageError as error:
+            self._fault("message", str(error))
+            return Verdict(reason=Reason.INTERNAL_ERROR)
+        except ClockError as error:
+            self._fault("clock", str(error))
+            return Verdict(reason=Reason.INTERNAL_ERROR)
+        except Exception as error:  # noqa: BLE001 as in `answer`
+            self._fault(type(error).__name__, f"a fault of the program: {type(error).__name__}: {error}")
+            return Verdict(reason=Reason.INTERNAL_ERROR)
+        if bound is None:
+            return Verdict(reason=judged.decision.reason)
+        return Verdict(reason=judged.decision.reason, ends_ns=self._machines_ns(bound.ends_ns), then=bound.reason)
+
+    def _at_both(  # noqa: PLR0917 as in `_answer_with`
+        self,
+        question: Question,
+        index: PolicyIndex | None,
+        own: VerifiedIdentity | None,
+        tightened: Tightened | None,
+        now_ns: int,
+        latest_ns: int,
+    ) -> tuple[_Judged, _Judged | None]:
+        """Judge at the wall clock and, where that is behind it, at the latest instant; the question is filled in."""
+        if latest_ns == now_ns:
+            return self._judged(question, index, own, tightened, now_ns), None
+        later = self._judged(copy(question), index, own, tightened, latest_ns)
+        return _the_stricter(self._judged(question, index, own, tightened, now_ns), later, latest_ns - now_ns)
+
+    def _bound(self, judged: _Judged, later: _Judged | None, now_ns: int, latest_ns: int) -> Bound | None:
+        """Give until when an allowed call may run, by the wall clock."""
+        question, _, text, _, decision, tightening = judged
+        if not decision.reason.allows:
+            return None
+        index = self._in_force.policy.index
+        bound = self._deadlines.bound(decision, question, text, now_ns, index, tightening)
+        if later is None:
+            return bound
+        other = self._deadlines.bound(later.decision, later.question, later.text, latest_ns, index, tightening)
+        return sooner(bound, other, latest_ns - now_ns)
+
+    def _machines_ns(self, ends_ns: int | None) -> int | None:
+        """Give when something ends by the machine's clock, which the hold goes by."""
+        if ends_ns is None or self._proof_clock is None:
+            return ends_ns
+        return ends_ns - self._clock() + self._proof_clock()
+
+    def _judged(
+        self,
+        question: Question,
+        index: PolicyIndex | None,
+        own: VerifiedIdentity | None,
+        tightened: Tightened | None,
+        now_ns: int,
+    ) -> _Judged:
+        """Find who calls, and decide, at one instant; the question is filled in."""
         caller: VerifiedIdentity | None = None
+        proof_ns = now_ns if self._proof_clock is None else self._proof_clock()
         if question.direction is _OUTBOUND:
-            caller = None if own is None or not own.not_before_ns <= now_ns <= own.not_after_ns else own
+            caller = None if own is None or not own.not_before_ns <= proof_ns <= own.not_after_ns else own
         elif question.certificate:
-            caller = self._peer(question.certificate, index, now_ns)
+            # INVARIANT (own door): who has come in by an authority without SPIFFE IDs is never believed to have one.
+            if not question.context.certificates:
+                caller = self._peer(question.certificate, index, proof_ns)
+            if caller is None:
+                self._certified(question, index, proof_ns)
         text = None
         if caller is not None:
             question.caller = caller.spiffe_id
@@ -167,15 +299,12 @@ class Checker:
                 credentials = header_values(question.headers, "authorization")
                 if names_a_workload(credentials):
                     prepared = self._prepared_for_tokens
-                    text = self._subject(index, question, destination, only_token(credentials), now_ns)
-        decision = self._decide(index, question, now_ns)
-        if asked is not None and self._repeats.is_due(asked[0]):
-            settled = self._settled(
-                index=index, own=own, trust=trust, question=question, caller=caller, decision=decision, now_ns=now_ns
-            )
-            if settled is not None:
-                self._repeats.settle(asked[0], settled)
-        return self._answer_with(decision, question, text, now_ns, started_ns, prepared)
+                    text = self._subject(index, question, destination, only_token(credentials), proof_ns)
+        if proof_ns != now_ns:
+            self._by_one_clock(question, now_ns - proof_ns)
+        tightening = _tightening(tightened, index)
+        decision = self._decide(index, question, now_ns, tightening)
+        return _Judged(question, caller, text, prepared, decision, tightening)
 
     def _settled(
         self,
@@ -183,19 +312,22 @@ class Checker:
         index: PolicyIndex | None,
         own: VerifiedIdentity | None,
         trust: Trust | None,
-        question: Question,
-        caller: VerifiedIdentity | None,
-        decision: Decision,
+        tightened: Tightened | None,
+        judged: _Judged,
         now_ns: int,
     ) -> Settled | None:
         """Give what the same check gets when it is asked again, None where only asking again tells."""
+        question, caller, decision = judged.question, judged.identity, judged.decision
         if index is None or caller is None or decision.reason is not _ALLOWED or question.has_authorization:
+            return None
+        if judged.tightening is not None:
             return None
         until_ns = min(steady_until_ns(index, question, now_ns), caller.not_after_ns + 1)
         # The own identity may have been replaced meanwhile.
         if until_ns <= now_ns or self._workload.identity() is not own:
             return None
         bound = self._deadlines.bound(decision, question, caller.text, now_ns, index)
+        is_held = self._is_to_be_held(question, index)
         question = copy(question)
         question.headers = ()
         question.certificate = b""
@@ -220,6 +352,7 @@ class Checker:
             index=index,
             own=own,
             trust=trust,
+            tightened=tightened,
             from_ns=now_ns,
             until_ns=until_ns,
             question=question,
@@ -228,9 +361,12 @@ class Checker:
             path=path,
             kind=kind,
             bound=bound,
+            is_held=is_held,
         )
 
-    def _answer_again(self, settled: Settled, request_id: str, began_ns: int, now_ns: int, started_ns: int) -> bytes:
+    def _answer_again(  # noqa: PLR0917 as in `_answer_with`
+        self, settled: Settled, request_id: str, began_ns: int, now_ns: int, started_ns: int, message: bytes
+    ) -> bytes:
         """Give a settled answer to a call that began at `began_ns`; its record is handed over before it leaves."""
         self._repeats.served += 1
         try:
@@ -238,6 +374,12 @@ class Checker:
         except IndexError:
             decision_id = self._new_ids()
         question = settled.question
+        is_held = settled.is_held
+        if is_held and not self._take_hold(decision_id, settled.bound, started_ns, message):
+            refused = settled.decision._replace(reason=Reason.OVERLOADED, policy=None, valid_until_ns=None)
+            question = copy(question)
+            question.request_id = request_id
+            return self._answer_with(refused, question, settled.caller, now_ns, started_ns, self._prepared, message)
         packed = packed_again(
             decision_id,
             now_ns,
@@ -249,7 +391,7 @@ class Checker:
         )
         decision, deadline = settled.decision, deadline_within(settled.bound, began_ns, now_ns)
         if not self._record(packed) and self._strict:
-            decision, deadline = self._unrecorded(decision), None
+            decision, deadline, is_held = self._unrecorded(decision), None, False
         return self._prepared.answer(
             decision=decision,
             decision_id=decision_id,
@@ -257,6 +399,7 @@ class Checker:
             caller=settled.caller,
             is_grpc=question.protocol == _GRPC,
             deadline=deadline,
+            is_held=is_held,
         )
 
     def _answer_with(  # noqa: PLR0917 names would cost more than the values, for every call
@@ -267,15 +410,23 @@ class Checker:
         now_ns: int,
         started_ns: int,
         prepared: PreparedAnswers,
+        message: bytes,
+        bound: Bound | None = None,
     ) -> bytes:
         """Give the answer that a decision is told in; its record is handed over before the answer leaves.
 
-        `caller` is the text of the question's caller.
+        `caller` is the text of the question's caller; `bound` what ends an allowed call.
         """
         try:
             decision_id = self._ids.pop()
         except IndexError:
             decision_id = self._new_ids()
+        is_held = False
+        if decision.reason.allows:
+            index = self._in_force.policy.index
+            is_held = self._is_to_be_held(question, index)
+            if is_held and not self._take_hold(decision_id, bound, started_ns, message):
+                decision = decision._replace(reason=Reason.OVERLOADED, policy=None, valid_until_ns=None)
         packed = self._packer.packed(
             decision_id=decision_id,
             time_ns=now_ns,
@@ -293,8 +444,9 @@ class Checker:
             decision = self._unrecorded(decision)
         deadline: StreamDeadline | None = None
         if decision.reason.allows:
-            bound = self._deadlines.bound(decision, question, caller, now_ns, self._in_force.policy.index)
             deadline = deadline_within(bound, question.started_ns, now_ns)
+        else:
+            is_held = False
         return prepared.answer(
             decision=decision,
             decision_id=decision_id,
@@ -302,7 +454,26 @@ class Checker:
             caller=caller,
             is_grpc=question.protocol == _GRPC,
             deadline=deadline,
+            is_held=is_held,
         )
+
+    def _is_to_be_held(self, question: Question, index: PolicyIndex | None) -> bool:
+        """Whether an allowed call may last, and there is who holds it."""
+        if self._hold is None:
+            return False
+        # The entry of a running call has neither a token nor the headers that conditions may ask about: what depends on
+        # them can be asked again only with the check's own words.
+        if question.may_last or question.presenter is not None or question.context.held:
+            return True
+        return index is not None and (is_long_lived(index, question) or depends_on_headers(index, question))
+
+    def _take_hold(self, decision_id: bytes, bound: Bound | None, started_ns: int, message: bytes) -> bool:
+        """Hand a call to the hold, before its answer can leave; False where that is not possible."""
+        ends_ns = None if bound is None else self._machines_ns(bound.ends_ns)
+        if self._hold is not None and self._hold(decision_id, started_ns, ends_ns, message):
+            return True
+        self._fault("hold", "more long calls begin at once than the hold takes")
+        return False
 
     def _unrecorded(self, decision: Decision) -> Decision:
         """Give what is answered where the audit is strict, and a decision cannot be recorded."""
@@ -317,7 +488,9 @@ class Checker:
         self._ids.extend(ids)
         return taken
 
-    def _decide(self, index: PolicyIndex | None, question: Question, now_ns: int) -> Decision:
+    def _decide(
+        self, index: PolicyIndex | None, question: Question, now_ns: int, tightening: Tightening | None
+    ) -> Decision:
         if index is None:
             self._fault("no-policy-set", "there is no usable policy set: every call is denied")
             return Decision(reason=Reason.INTERNAL_ERROR, policy=None, revision="")
@@ -328,6 +501,8 @@ class Checker:
             return Decision(reason=Reason.INTERNAL_ERROR, policy=None, revision=index.revision)
         try:
             decision = evaluate(index, question, now_ns)
+            if tightening is not None:
+                decision = tighter(decision, index, question, now_ns, tightening)
         except Exception as error:  # noqa: BLE001 a fault in the engine is a deny with a record, not a lost call
             self._fault(type(error).__name__, f"a fault of the engine: {type(error).__name__}: {error}")
             return Decision(reason=Reason.INTERNAL_ERROR, policy=None, revision=index.revision)
@@ -365,6 +540,14 @@ class Checker:
             return found
         return None
 
+    def _certified(self, question: Question, index: PolicyIndex | None, now_ns: int) -> None:
+        """Make the ThirdParty that the certificate proves, without a SPIFFE ID, the caller."""
+        if self._authorities is None or index is None or not index.knows_certificates:
+            return
+        found = self._certificates.caller(question.certificate, index, self._authorities(), now_ns)
+        if found is not None:
+            question.third_party, question.serial, question.proof_ends_ns = found
+
     def _subject(
         self, index: PolicyIndex, question: Question, destination: Party, token: bytes | None, now_ns: int
     ) -> str | None:
@@ -374,7 +557,7 @@ class Checker:
         # presents it, nobody calls.
         """
         presenter = question.presenter = question.caller
-        question.caller = None
+        question.caller = question.third_party = None
         audience = index.service_identity(destination.name)
         if presenter is None or audience is None or token is None or self._trust is None:
             return None
@@ -387,6 +570,13 @@ class Checker:
         until_ns = subject.expires_ns if subject.expires_ns > now_ns else subject.expires_ns + LEEWAY_NS
         question.proof_ends_ns = min(until_ns, question.proof_ends_ns or until_ns)
         return subject.text
+
+    @staticmethod
+    def _by_one_clock(question: Question, ahead_ns: int) -> None:
+        """Say by the clock of policies what was said by that of proofs and Envoy, which are so much behind it."""
+        if question.proof_ends_ns is not None:
+            question.proof_ends_ns += ahead_ns
+        question.started_ns += ahead_ns
 
     def _mismatch(self, context: Context) -> str | None:
         """Say what of the context is not this sidecar's own: then the Envoy beside it is not its Envoy."""
@@ -406,6 +596,36 @@ class Checker:
         if now_s - self._logged.get(kind, -FAULT_LOG_INTERVAL_S) >= FAULT_LOG_INTERVAL_S:
             self._logged[kind] = now_s
             _log.error("%s (denied, `internal_error`; %d so far)", message, self.faults[kind])
+
+
+def _the_stricter(judged: _Judged, later: _Judged, ahead_ns: int) -> tuple[_Judged, _Judged | None]:
+    """Give what a check gets at two instants, and the later one's where both allow it: then what ends first ends it.
+
+    Where both deny, the wall clock's reason is given.
+    """
+    if not judged.decision.reason.allows:
+        return judged, None
+    if not later.decision.reason.allows:
+        return later, None
+    until_ns = later.decision.valid_until_ns
+    if until_ns is None:
+        return judged, later
+    until_ns -= ahead_ns
+    own_ns = judged.decision.valid_until_ns
+    if own_ns is not None and own_ns <= until_ns:
+        return judged, later
+    return judged._replace(decision=judged.decision._replace(valid_until_ns=until_ns)), later
+
+
+def _nothing_tightened() -> None:
+    """Say that nothing is taken away of what is in force."""
+
+
+def _tightening(tightened: Tightened | None, index: PolicyIndex | None) -> Tightening | None:
+    """Give what is taken away of this index."""
+    return (
+        tightened.tightening if tightened is not None and index is not None and tightened.of == index.revision else None
+    )
 
 
 def _nothing_known(service: str) -> Question:

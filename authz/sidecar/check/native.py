@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from authz.sidecar.hold.verdict import RECHECK
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,8 +21,8 @@ def native_server() -> ServerMaker:
     from authz.sidecar.check.http2.server import Http2Server  # noqa: PLC0415 same
     from authz.sidecar.check.question import MAX_MESSAGE_BYTES  # noqa: PLC0415 same
 
-    def make(answer: Answer, failed: Callable[[Exception], None]) -> CheckServer:
-        methods = {CHECK: answer, HEALTH_CHECK: health_check(_serves)}
+    def make(answer: Answer, recheck: Answer, failed: Callable[[Exception], None]) -> CheckServer:
+        methods = {CHECK: answer, RECHECK: recheck, HEALTH_CHECK: health_check(_serves)}
         return Http2Server(Service(methods, max_message_bytes=MAX_MESSAGE_BYTES), failed=failed)
 
     return make

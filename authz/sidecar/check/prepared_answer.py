@@ -28,8 +28,8 @@ _MOST_PREPARED: Final = 4096
 #: Python 3.11 runs code of its own for each member that is read from an Enum or hashed; this one is, for every call.
 _INBOUND: Final = Direction.INBOUND
 #: all that an answer depends on beside the decision's id and how long the call may run: why, by which policy, whether
-#: inbound, from whom, in gRPC, whether its time is limited, and why it is cut when that is over
-_Kind: TypeAlias = "tuple[Reason, str | None, bool, str | None, bool, bool, Reason | None]"
+#: inbound, from whom, in gRPC, whether its time is limited, why it is cut when that is over, and whether it is held
+_Kind: TypeAlias = "tuple[Reason, str | None, bool, str | None, bool, bool, Reason | None, bool]"
 
 
 class PreparedAnswers:
@@ -50,12 +50,13 @@ class PreparedAnswers:
         caller: str | None,
         is_grpc: bool,
         deadline: StreamDeadline | None = None,
+        is_held: bool = False,
     ) -> bytes:
         """Give the answer to a call whose caller has this text; `decision_id` has 32 bytes of ASCII."""
         cut_reason = None if deadline is None else deadline.reason
         kind = (
             decision.reason, decision.policy, call.direction is _INBOUND, caller,
-            is_grpc, deadline is not None, cut_reason,
+            is_grpc, deadline is not None, cut_reason, is_held,
         )  # fmt: skip
         pieces = self._pieces.get(kind)
         if pieces is None:
@@ -64,6 +65,7 @@ class PreparedAnswers:
                 decision_id=_PLACE,
                 call=call,
                 is_grpc=is_grpc,
+                is_held=is_held,
                 challenge=self._challenge,
                 deadline=None if deadline is None else deadline._replace(timeout=_TIME),
             )

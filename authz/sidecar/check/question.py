@@ -5,8 +5,9 @@ header map holds the bytes as they came, pseudo-headers and repeats included; th
 Envoy may have altered to be valid UTF-8. Bytes become text by Latin-1, one character a byte, so that nothing is lost
 and whatever is no visible ASCII is refused later as malformed.
 
-Nothing is judged here but the form: `direction` is the one claim of `context_extensions` that is read; `service` and
-`workload` are kept for comparison with the sidecar's own, `destination` for comparison with what is decided about.
+Nothing is judged here but the form: `direction` and `callers` are the claims of `context_extensions` that are read;
+`service` and `workload` are kept for comparison with the sidecar's own, `destination` for comparison with what is
+decided about.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final, NamedTuple
 from google.protobuf.message import DecodeError
 
 from authz.instant import NS_PER_S
+from authz.policy.evaluation import CONNECT
 from authz.request import Call, Direction, TlsVersion
 from authz.sidecar.check.check_message import CheckRequest, Entry, Peer
 from authz.sidecar.check.wire_headers import HeaderMemo, WireHeaders
@@ -24,6 +26,10 @@ from authz.sidecar.errors import CheckMessageError
 
 #: Envoy takes at most 60 KiB of request headers, and a certificate rarely has more than 4 KiB.
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
+#: What `callers` says of a door for callers without SPIFFE IDs; of any other door it says nothing.
+CERTIFICATES: Final = "certificates"
+#: What `held` says of a chain that only held calls come in by.
+HELD_ALL: Final = "all"
 #: The most that is taken of a URL-encoded certificate; the leaf alone is sent.
 MAX_CERTIFICATE_BYTES: Final = 256 * 1024
 
@@ -34,6 +40,9 @@ _TLS_VERSIONS: Final[dict[str, tuple[TlsVersion | None, str | None]]] = {
 }
 _NO_TLS: Final = (None, None)
 _HTTP_1: Final = "http/1.1"
+_GRPC: Final = "grpc"
+#: What is asked by these over HTTP/2 hardly ever has a body, and the check cannot see whether it has (RFC 9110 9.3).
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 _PROTOCOLS: Final = {b"HTTP/1.0": _HTTP_1, b"HTTP/1.1": _HTTP_1, b"HTTP/2": "http/2"}
 #: Routes have few contexts: one for each direction and destination.
 _MOST_CONTEXTS: Final = 1024
@@ -47,13 +56,16 @@ class Context(NamedTuple):
     """What the route that the call took says of itself.
 
     `destination` is the name of the destination that an outbound route leads to, "" for nowhere, None where the route
-    does not say.
+    does not say. `certificates`: the call came in where callers without SPIFFE IDs do, and nobody with one. `held`: it
+    came in where every call is held.
     """
 
     direction: Direction
     service: str | None
     workload: str | None
     destination: str | None
+    certificates: bool = False
+    held: bool = False
 
 
 class Caller(NamedTuple):
@@ -84,6 +96,8 @@ class Question(Call):
     has_authorization: bool
     #: what the caller said in `grpc-timeout`, None where it said nothing
     timeout: str | None = None
+    #: whether it may last: an upgrade, gRPC, events, a request that is long or of unknown length
+    may_last: bool = False
     #: when Envoy began to serve the request, by the wall clock, in nanoseconds since the epoch; 0 where it does not say
     started_ns: int = 0
     #: the last instant at which what proves the caller is valid, None where nothing ends; filled in with `caller`
@@ -117,7 +131,8 @@ class QuestionReader:
         entries = tuple(attributes.context_extensions[:])
         headers = WireHeaders(self._memo, http.header_map.headers[:], http.headers[:])
         (
-            method, path, host, content_type, upgrade, authorization, request_id, tls_version, tls_cipher, timeout, _
+            method, path, host, content_type, upgrade, authorization, request_id, tls_version, tls_cipher, timeout,
+            lasts, length, _,
         ) = headers.asked_for()  # fmt: skip
         context = self._contexts.get(entries) or self._context(entries)
         tls, version = _NO_TLS if tls_version is None else _TLS_VERSIONS.get(tls_version, _NO_TLS)
@@ -143,6 +158,14 @@ class QuestionReader:
         question.tls_cipher = tls_cipher or None
         question.has_authorization = authorization is not None
         question.timeout = timeout
+        question.may_last = (
+            lasts is not None
+            or upgrade is not None
+            or question.protocol == _GRPC
+            # A request over HTTP/1 that says nothing of its length has no body (RFC 9112 6.3).
+            or (length is None and question.protocol != _HTTP_1 and question.method not in _WITHOUT_BODY)
+            or question.method == CONNECT
+        )
         began = request.time
         question.started_ns = began.seconds * NS_PER_S + began.nanos
         question.proof_ends_ns = None
@@ -188,7 +211,20 @@ def _context(entries: tuple[bytes, ...]) -> Context:
         # A route without per-route configuration sends an empty map: a misconfigured listener, never a guess.
         text = f"context_extensions say direction `{claimed[:32]}`, not inbound or outbound"
         raise CheckMessageError(text) from error
-    return Context(direction, said.get("service"), said.get("workload"), said.get("destination"))
+    callers = said.get("callers")
+    if callers not in {None, CERTIFICATES}:
+        raise CheckMessageError(f"context_extensions say callers `{str(callers)[:32]}`, not `{CERTIFICATES}`")
+    held = said.get("held")
+    if held not in {None, HELD_ALL}:
+        raise CheckMessageError(f"context_extensions say held `{str(held)[:32]}`, not `{HELD_ALL}`")
+    return Context(
+        direction,
+        said.get("service"),
+        said.get("workload"),
+        said.get("destination"),
+        callers == CERTIFICATES,
+        held == HELD_ALL,
+    )
 
 
 def _address(host: str, port: int) -> str:
@@ -202,7 +238,7 @@ def protocol_of(version: bytes, content_type: str | None, upgrade: str | None) -
     if content_type is not None and (
         content_type == "application/grpc" or content_type.startswith(("application/grpc+", "application/grpc;"))
     ):
-        return "grpc"
+        return _GRPC
     if upgrade is not None and upgrade.lower() == "websocket":
         return "websocket"
     return _PROTOCOLS.get(version, _HTTP_1)

@@ -10,10 +10,10 @@ INVARIANT (the same check): the key of a settled answer has all bytes that `ques
 the one `x-request-id`, and the entries of context_extensions in one order, which says nothing where no two name the
 same. Where the request's id stands is found out once, by parsing; another check with the same bytes before and behind
 it is parsed to the same headers, with another value there.
-INVARIANT (the same answer): a settled answer holds for the index, the own identity and the bundles that it was decided
-with, and from that instant until the first at which anything of it changes (`steady_until_ns`), or a certificate ends.
-Whatever else a decision comes to depend on has to be compared here as well. What a call with a token gets is never
-settled.
+INVARIANT (the same answer): a settled answer holds for the index, what an edit takes away of it, the own identity and
+the bundles that it was decided with, and from that instant until the first at which anything of it changes
+(`steady_until_ns`), or a certificate ends. Whatever else a decision comes to depend on has to be compared here as well.
+What a call with a token gets is never settled.
 
 What is kept is bounded, by number and by bytes. Where few checks are asked again it rests, and costs nothing.
 """
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from authz.policy.index import PolicyIndex
     from authz.sidecar.check.question import Question
     from authz.sidecar.check.stream_deadline import Bound
+    from authz.sidecar.tightening_page import Tightened
 
 #: the peer, the entries of context_extensions, the protocol, and the headers before and behind the request's id
 Key: TypeAlias = "tuple[bytes, tuple[bytes, ...], bytes, bytes, bytes]"
@@ -73,6 +74,7 @@ class Settled:
     index: PolicyIndex
     own: VerifiedIdentity | None
     trust: Trust | None
+    tightened: Tightened | None
     from_ns: int
     until_ns: int
     #: without its headers, its certificate and its request's id
@@ -85,6 +87,8 @@ class Settled:
     kind: bytes
     #: until when such calls may run
     bound: Bound | None
+    #: whether they are held
+    is_held: bool
 
 
 class Repeats:

@@ -1,4 +1,4 @@
-"""What stands in a worker's ring: the first byte of an entry says which of two things it is."""
+"""What stands in a ring for control: the first byte of an entry says which of three things it is."""
 
 from __future__ import annotations
 
@@ -8,3 +8,5 @@ from typing import Final
 RECORD: Final = b"R"
 #: a level and a text for the process's log
 LOG_LINE: Final = b"L"
+#: the id of a decision and the reason for which its call, which is held or was a moment ago, is refused from now on
+LOST_GRANT: Final = b"G"

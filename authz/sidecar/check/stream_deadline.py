@@ -24,6 +24,7 @@ from authz.request import Direction
 if TYPE_CHECKING:
     from authz.decision import Decision
     from authz.policy.index import PolicyIndex
+    from authz.policy.tightening import Tightening
     from authz.sidecar.check.question import Question
 
 #: how long the text of a timeout is, always
@@ -81,10 +82,16 @@ class StreamDeadlines:
         self._index: PolicyIndex | None = None
         self._reasons: dict[tuple[str | None, str, str, str, bool, int], Reason] = {}
 
-    def bound(
-        self, decision: Decision, question: Question, caller: str | None, now_ns: int, index: PolicyIndex | None
+    def bound(  # noqa: PLR0917 names would cost more than the values, for every call
+        self,
+        decision: Decision,
+        question: Question,
+        caller: str | None,
+        now_ns: int,
+        index: PolicyIndex | None,
+        tightening: Tightening | None = None,
     ) -> Bound | None:
-        """Give until when a call that `index` allows may run; None where nothing ends it.
+        """Give until when a call that `index`, without what is taken away, allows may run; None where nothing ends it.
 
         `caller` is the text of the question's caller.
         """
@@ -102,7 +109,10 @@ class StreamDeadlines:
         if ends_ns is None:
             return None if own is None else Bound(None, None, own)
         if reason is None:
-            reason = self._reason_at(ends_ns, question, caller, index)
+            if tightening is not None and index is not None:
+                reason = _refused(evaluate(index, question, ends_ns, tightening).reason)
+            else:
+                reason = self._reason_at(ends_ns, question, caller, index)
         return Bound(ends_ns, reason, own)
 
     def _reason_at(self, ends_ns: int, question: Question, caller: str | None, index: PolicyIndex | None) -> Reason:
@@ -116,7 +126,7 @@ class StreamDeadlines:
         if index.has_conditions or question.presenter is not None or len(question.path) > _LONGEST_REMEMBERED_PATH:
             return _refused(evaluate(index, question, ends_ns).reason)
         inbound = question.direction is _INBOUND
-        key = (caller, question.method, question.path, question.host, inbound, ends_ns)
+        key = (caller or question.third_party, question.method, question.path, question.host, inbound, ends_ns)
         reason = self._reasons.get(key)
         if reason is None:
             reason = _refused(evaluate(index, question, ends_ns).reason)
@@ -124,6 +134,22 @@ class StreamDeadlines:
                 self._reasons.clear()
             self._reasons[key] = reason
         return reason
+
+
+def sooner(bound: Bound | None, later: Bound | None, ahead_ns: int) -> Bound | None:
+    """Give what ends a call first, of what bounds it now and of what bounds it at an instant that is so much later.
+
+    # INVARIANT (never later): whichever of the two instants is the right one, the call has ended by the close.
+    """
+    if later is None or later.ends_ns is None:
+        return bound
+    ends_ns = later.ends_ns - ahead_ns
+    if bound is None:
+        return Bound(ends_ns, later.reason, later.own)
+    # What ends it later than now knows why.
+    if bound.ends_ns is not None and bound.ends_ns < ends_ns:
+        return bound
+    return Bound(ends_ns, later.reason, bound.own)
 
 
 def deadline_within(bound: Bound | None, started_ns: int, now_ns: int) -> StreamDeadline | None:

@@ -6,6 +6,7 @@ their bytes; what differs on every call (`x-request-id`) is not. What is remembe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import filterfalse
 from typing import TYPE_CHECKING, Final, NamedTuple, overload
@@ -25,6 +26,14 @@ from authz.sidecar.errors import CheckMessageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Stand for what several headers say: that a call may last, and that its request has a length, and a short one. No
+#: header has such a name.
+_LASTS: Final = "(lasts)"
+_LENGTH: Final = "(length)"
+#: A request that says to have more than this may take its time.
+LONG_REQUEST_BYTES: Final = 1024 * 1024
+_SHORT_LENGTH: Final = re.compile(rb"[0-9]{1,7}")
+
 #: What a check asks for by name, each with its place in what `WireHeaders.asked_for` gives.
 _PLACES: Final = {
     name: place
@@ -32,6 +41,7 @@ _PLACES: Final = {
         (
             ":method", ":path", ":authority", "content-type", "upgrade", "authorization",
             X_REQUEST_ID, X_AUTHZ_TLS_VERSION, X_AUTHZ_TLS_CIPHER, X_AUTHZ_TIMEOUT,
+            _LASTS, _LENGTH,
         )
     )
 }  # fmt: skip
@@ -202,5 +212,24 @@ def _joined(encoded: bytes) -> Header:
 
 def _header(key: bytes, value: bytes) -> Header:
     name = key.decode("latin-1")
-    place = _PLACES.get(name, _NOWHERE)
+    place = _PLACES.get(_meaning(name, value), _NOWHERE)
     return Header(place, "" if place == _NOWHERE else value.decode("latin-1"), name, value)
+
+
+def _meaning(name: str, value: bytes) -> str:
+    """Give the name under which a check asks for a header: some say by their value alone that a call may last.
+
+    Each of them counts by itself, so that no other one of its name can take it back.
+    """
+    match name:
+        case "accept":
+            return _LASTS if b"text/event-stream" in value.lower() else name
+        case "transfer-encoding":
+            return _LASTS  # RFC 9112 6.1: the length is not known
+        case "content-length":
+            return _LENGTH if _SHORT_LENGTH.fullmatch(value) and int(value) <= LONG_REQUEST_BYTES else _LASTS
+        case "content-type":
+            # gRPC-Web's and Connect's streams come as ordinary requests.
+            return _LASTS if value.startswith((b"application/grpc-web", b"application/connect+")) else name
+        case _:
+            return name

@@ -13,17 +13,25 @@ import logging
 import os
 import resource
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from authz.sidecar.authority_page import AuthorityPage
+from authz.sidecar.check.check_clock import CheckClock
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.guarded_answer import GuardedAnswer, RingRecorder
+from authz.sidecar.check.http2.grpc import GrpcError, Status
 from authz.sidecar.check.overload import Overload
-from authz.sidecar.check.ring_entry import LOG_LINE
 from authz.sidecar.control.own_identity import ServiceIdentity
+from authz.sidecar.errors import HoldError
+from authz.sidecar.hold.notice import RingHold
+from authz.sidecar.hold.verdict import Rechecked, answer_bytes, question_from
 from authz.sidecar.identity_page import IdentityPage
 from authz.sidecar.record_ring import RingProducer
+from authz.sidecar.ring_log import RingLog
 from authz.sidecar.settings import Audit
 from authz.sidecar.stopped_supervisor import StoppedSupervisor
+from authz.sidecar.tightening_page import TighteningPage
 from authz.sidecar.trust_page import TrustPage
 from authz.sidecar.worker_cells import HEARTBEAT_S, Phase
 
@@ -59,7 +67,7 @@ def run_worker(
     cell.own(os.getpid())
     ring = RingProducer(shared.rings[cell.number], wake=shared.records_bell.ring)
     log = logging.getLogger()
-    log.handlers[:] = [_RingLog(ring)]
+    log.handlers[:] = [RingLog(ring)]
     overload = Overload()
     strict = settings.audit is Audit.STRICT
     checker = Checker(
@@ -69,14 +77,22 @@ def run_worker(
             if not settings.has_identity_source
             else IdentityPage(shared.identity),
             trust=TrustPage(shared.trust) if settings.has_identity_source else None,
+            authorities=AuthorityPage(shared.authorities),
         ),
         in_force=in_force,
         record=_unrecorded if settings.decision_log is None else RingRecorder(ring, cell=cell, strict=strict),
+        hold=RingHold(
+            RingProducer(shared.notices[cell.number], wake=shared.notices_bell.ring), generation=cell.generation
+        )
+        if settings.hold_socket is not None
+        else None,
         strict=strict,
+        clock=CheckClock.of(shared.clock, unsafe=settings.unsafe_clock_file is not None),
+        tightened=TighteningPage(shared.tightening),
     )
     answer = GuardedAnswer(checker.answer, checker.shed, cell=cell, overload=overload)
     worker = CheckWorker(
-        server=server(answer, _failed),
+        server=server(answer, partial(_rechecked, checker, cell.generation), _failed),
         listener=listener,
         cell=cell,
         shared=shared,
@@ -147,16 +163,13 @@ class CheckWorker:
         loop.call_at(self._due_s, self._beat, loop)
 
 
-class _RingLog(logging.Handler):
-    """Hands what a worker logs to control, which may wait for who reads it."""
-
-    def __init__(self, ring: RingProducer) -> None:
-        super().__init__()
-        self._ring = ring
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Put one line into the ring; one that finds no room is lost."""
-        self._ring.put(LOG_LINE + bytes([record.levelno]) + record.getMessage().encode("utf-8", "replace"))
+def _rechecked(checker: Checker, generation: int, question: bytes) -> bytes:
+    """Answer what the hold asks about calls that were allowed."""
+    try:
+        messages = question_from(question)
+    except HoldError as error:
+        raise GrpcError(Status.INVALID_ARGUMENT, str(error)) from error
+    return answer_bytes(Rechecked(generation=generation, verdicts=tuple(map(checker.recheck, messages))))
 
 
 def _failed(error: Exception) -> None:

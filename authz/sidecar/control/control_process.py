@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from authz.errors import AuthzError
@@ -23,10 +24,12 @@ from authz.sidecar.channel import (
     EndControl,
     FolderChanged,
     IdentityNotice,
+    InForceChanged,
     OwnPolicyNotice,
     StatusNotice,
     StatusWritten,
 )
+from authz.sidecar.control.clock_guard import ClockGuard
 from authz.sidecar.control.decision_log import DecisionLog
 from authz.sidecar.control.folder_watch import FolderWatch
 from authz.sidecar.control.record_drain import Journal, RecordDrain
@@ -34,11 +37,19 @@ from authz.sidecar.control.status_file import StatusFile
 from authz.sidecar.record_ring import RingConsumer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
+
+    from authz.records.cut_call import CutCall
+    from authz.sidecar.authority_page import AuthorityPage
+    from authz.sidecar.control.authority_files import AuthorityFiles
     from authz.sidecar.control.control_services import ControlServices
     from authz.sidecar.control.cut_records import CutRecords
     from authz.sidecar.control.handshake_records import HandshakeRecords
     from authz.sidecar.control.identity_delivery import IdentityDelivery
     from authz.sidecar.control.own_identity import FileIdentity
+    from authz.sidecar.control.running_calls import RunningCalls
     from authz.sidecar.control.trust_files import TrustFiles
     from authz.sidecar.control.written_trust import WrittenTrust
     from authz.sidecar.identity_page import IdentityPage
@@ -74,6 +85,7 @@ class ControlProcess:
 
     def __init__(self, supervisor: Channel, *, pid: int, settings: SidecarSettings, shared: SharedMemory) -> None:
         self._supervisor = supervisor
+        self._settings = settings
         self._shared = shared
         self._log = None if settings.decision_log is None else DecisionLog(settings.decision_log)
         self._rings = [RingConsumer(memory) for memory in shared.rings]
@@ -82,6 +94,7 @@ class ControlProcess:
             log=self._log,
             journal=Journal(shared.journal),
             line=RecordLines(settings.service).line,
+            lost_grant=self._lost_grant,
         )
         self._status = StatusFile(service=settings.service, state=settings.state, pid=pid)
         self._identity = _identity(settings, shared)
@@ -93,7 +106,12 @@ class ControlProcess:
             if self._identity is not None and self._delivery is None
             else None
         )
+        self._running = self._running_calls(settings)
         self._access_log = self._access_log_records(settings)
+        self._clock = ClockGuard(settings, shared.clock, changed=self._clock_changed)
+        self._clock_said = True
+        self._refused_addresses = self._egress_records(settings)
+        self._authorities: AuthorityFiles | None = None
         self._watch = FolderWatch(settings.policies, changed=self._folder_changed)
         self._changed = False
         self._told_to_end = self._told_to_reopen = False
@@ -108,6 +126,7 @@ class ControlProcess:
         if self._services is not None:
             self._services.start()
             poll.register(self._services.bell.descriptor, select.POLLIN)
+        self._clock.start()
         self._supervisor.send(ControlRuns())
         self._watch.start()
         poll.register(self._supervisor.fileno(), select.POLLIN)
@@ -125,8 +144,12 @@ class ControlProcess:
             self._shared.control_cell.beat()
             idle = 0 if self._drain.drain() else idle + 1
             self._look_at_files()
+            if not self._clock_said:
+                self._clock_said = True
+                self._write_status()
             if self._changed:
                 self._changed = not self._supervisor.send(FolderChanged())
+        self._clock.stop()
         if self._services is not None:
             self._services.stop()
         if self._access_log is not None:
@@ -153,19 +176,72 @@ class ControlProcess:
         # grpcio and Envoy's messages are large, and most of control does not need them.
         from authz.sidecar.control.access_log_message import failed_handshake  # noqa: PLC0415
         from authz.sidecar.control.access_log_receiver import AccessLogReceiver, Heard  # noqa: PLC0415
-        from authz.sidecar.control.cut_message import cut_call  # noqa: PLC0415
+        from authz.sidecar.control.cut_message import end_of_call  # noqa: PLC0415
         from authz.sidecar.control.cut_records import CutRecords  # noqa: PLC0415
         from authz.sidecar.control.handshake_records import HandshakeRecords  # noqa: PLC0415
 
-        handshakes, cuts = Heard(failed_handshake), Heard(cut_call)
+        handshakes, cuts = Heard(failed_handshake), Heard(end_of_call)
+        running = None if self._running is None else self._running.heard
         self._services.add(
-            AccessLogReceiver(settings.access_log_socket, connections=handshakes.add, calls=cuts.add),
+            AccessLogReceiver(settings.access_log_socket, connections=handshakes.add, calls=_both(cuts.add, running)),
         )
         name, put = settings.service, self._drain.put
         return (
             HandshakeRecords(heard=handshakes, sidecar=name, put=put, now_ns=time.time_ns()),
             CutRecords(heard=cuts, sidecar=name, put=put),
         )
+
+    def _running_calls(self, settings: SidecarSettings) -> RunningCalls | None:
+        if settings.listeners is None or self._services is None:
+            return None
+        # as above
+        from authz.sidecar.control.running_calls import RunningCalls  # noqa: PLC0415
+        from authz.sidecar.listening_socket import worker_sockets  # noqa: PLC0415
+
+        services, shared = self._services, self._shared
+        pages = [
+            memoryview(page)[:8].cast("Q")
+            for page in (shared.identity, shared.trust, shared.authorities, shared.tightening)
+        ]
+        running = RunningCalls(
+            settings.listeners,
+            sockets=worker_sockets(settings.socket, settings.workers),
+            versions=lambda: tuple(page[0] for page in pages),
+            lost_grant=lambda content: services.hand_over(lambda: self._lost_grant(content)),
+            changed=lambda: services.hand_over(self._write_status),
+        )
+        services.add(running)
+        return running
+
+    def _lost_grant(self, content: bytes) -> None:
+        if self._access_log is not None:
+            self._access_log[1].lost_grant(content)
+
+    def _egress_records(self, settings: SidecarSettings) -> tuple[CutRecords, ...]:
+        """Give what records calls to addresses that are refused, or nothing where nobody asks for addresses."""
+        if settings.egress_socket is None or self._services is None:
+            return ()
+        # as above
+        from authz.sidecar.control.access_log_receiver import Heard  # noqa: PLC0415
+        from authz.sidecar.control.cut_message import End  # noqa: PLC0415
+        from authz.sidecar.control.cut_records import CutRecords  # noqa: PLC0415
+        from authz.sidecar.egress.address_answer import AddressAnswers  # noqa: PLC0415
+        from authz.sidecar.egress.address_server import AddressServer  # noqa: PLC0415
+        from authz.sidecar.egress.networks import ReachableNetworks  # noqa: PLC0415
+        from authz.sidecar.egress.resolution import NameResolution  # noqa: PLC0415
+
+        heard: Heard[CutCall, End] = Heard(lambda call: End(call, cut=True))
+        answers = AddressAnswers(
+            resolution=NameResolution(),
+            networks=ReachableNetworks.parse(settings.egress_networks),
+            refused=lambda call: heard.add((call,)),
+        )
+        self._services.add(AddressServer(settings.egress_socket, answers))
+        return (CutRecords(heard=heard, sidecar=settings.service, put=self._put_own),)
+
+    def _put_own(self, line: bytes) -> None:
+        if self._log is not None:
+            self._drain.put(line)
 
     def _say_usable(self, *, usable: bool) -> None:
         self._supervisor.send(IdentityNotice(usable=usable))
@@ -179,6 +255,8 @@ class ControlProcess:
                 faults=notice.faults,
                 identity=None if self._delivery is None else self._delivery.status(),
                 federation=None if self._delivery is None else self._delivery.federation(),
+                clock=self._clock.report().to_json(),
+                drain=None if self._running is None else self._running.counts.to_json(),
             )
 
     def _pause_s(self, idle_looks: int) -> float:
@@ -192,10 +270,18 @@ class ControlProcess:
     def _reopen(self, *_: object) -> None:
         self._told_to_reopen = True
 
-    def _folder_changed(self) -> None:
-        self._changed = True
+    def _clock_changed(self) -> None:
+        self._clock_said = False
 
-    def _hear(self) -> bool:
+    def _folder_changed(self) -> None:
+        # From the thread that watches: what control waits for, such as a disk that syncs, holds up no edit.
+        self._changed = not self._supervisor.send(FolderChanged())
+
+    def _in_force(self, generation: int) -> None:
+        if self._running is not None and self._services is not None:
+            self._services.call(partial(self._running.in_force, generation))
+
+    def _hear(self) -> bool:  # noqa: C901 a line for each message
         """Do what the supervisor says; False where it has gone."""
         while True:
             try:
@@ -207,13 +293,16 @@ class ControlProcess:
                     return False
                 case StatusNotice() as notice, _:
                     self._notice = notice
-                    for records in self._access_log or ():
+                    for records in (*(self._access_log or ()), *self._refused_addresses):
                         records.revision = notice.revision or ""
                     self._write_status()
                     self._supervisor.send(StatusWritten(serial=notice.serial))
                 case OwnPolicyNotice(own=own), _:
+                    self._follow_authorities(own.get("authorities", ()))
                     if self._delivery is not None:
                         self._delivery.policy(own)
+                case InForceChanged(generation=generation), _:
+                    self._in_force(generation)
                 case EndControl(), _:
                     self._told_to_end = True
                 case _, _:
@@ -229,15 +318,41 @@ class ControlProcess:
             if self._log is not None:
                 self._log.follow()
             self._look_at_identity()
+            if self._authorities is not None:
+                self._authorities.look()
         if now_s - self._counted_s >= _COUNTED_INTERVAL_S:
             self._counted_s = now_s
             self._say_counted()
+
+    def _follow_authorities(self, names: Sequence[str]) -> None:
+        if self._authorities is None:
+            if not names:
+                return
+            # What reads certificates is large, and most of control does not need it.
+            from authz.sidecar.authority_page import AuthorityPage  # noqa: PLC0415
+            from authz.sidecar.control.authority_files import AuthorityFiles  # noqa: PLC0415
+
+            page = AuthorityPage(self._shared.authorities)
+            self._authorities = AuthorityFiles(
+                self._settings.policies,
+                instead=dict(self._settings.authorities),
+                changed=lambda texts: self._authorities_changed(page, texts),
+            )
+        self._authorities.configure(names)
+
+    def _authorities_changed(self, page: AuthorityPage, texts: Mapping[str, bytes]) -> None:
+        for name in page.write(texts):
+            _log.error("the authority `%s` finds no room beside the others: nobody is known by it", name)
+        if self._delivery is not None:
+            self._delivery.authorities(texts)
 
     def _look_at_access_log(self) -> None:
         if self._access_log is not None:
             handshakes, cuts = self._access_log
             handshakes.look(time.time_ns())
             cuts.look()
+        for refused in self._refused_addresses:
+            refused.look()
 
     def _look_at_identity(self) -> None:
         if self._delivery is not None:
@@ -281,6 +396,20 @@ class ControlProcess:
         if self._log is not None:
             with contextlib.suppress(OSError):
                 self._log.close()
+
+
+def _both(
+    one: Callable[[Iterable[HTTPAccessLogEntry]], None], other: Callable[[Iterable[HTTPAccessLogEntry]], None] | None
+) -> Callable[[Iterable[HTTPAccessLogEntry]], None]:
+    """Have both take entries, where there are two."""
+    if other is None:
+        return one
+
+    def take(entries: Iterable[HTTPAccessLogEntry]) -> None:
+        one(entries)
+        other(entries)
+
+    return take
 
 
 def _services() -> ControlServices:

@@ -1,4 +1,7 @@
-"""What Envoy's access log says of calls that their deadline cut: wire types in, values out.
+"""What Envoy's access log says of calls that were cut: wire types in, values out.
+
+A held call that broke without being cut here may have been cut by the other sidecar, or may just have broken: what the
+hold has found out tells (:mod:`authz.sidecar.control.cut_records`).
 
 Entries come from both listeners (:mod:`authz.proxy.access_log`). Who called, by which policy, and why no longer, are
 the check server's own words, which Envoy hands back; the rest comes from the caller and is only written down.
@@ -9,7 +12,7 @@ envoy/data/accesslog/v3/accesslog.proto
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from envoy.data.accesslog.v3 import accesslog_pb2
 
@@ -27,10 +30,20 @@ from authz.proxy.access_log_names import (
     UPGRADE_HEADER,
     WORKLOAD_TAG,
 )
-from authz.proxy.header_names import CUT_REASON, EXT_AUTHZ, X_AUTHZ_CALLER
+from authz.proxy.header_names import (
+    CUT_AFTER,
+    CUT_REASON,
+    EXT_AUTHZ,
+    HELD,
+    HOLD_CUT_DETAILS,
+    HOLD_LOST_DETAILS,
+    OVER_DETAILS,
+    X_AUTHZ_CALLER,
+)
 from authz.records.cut_call import CutCall
 from authz.request import Direction
 from authz.sidecar.check.question import protocol_of
+from authz.sidecar.check.stream_deadline import SAME_DEADLINE_NS
 from authz.sidecar.control.access_log_message import address_of, agreed_tls
 
 if TYPE_CHECKING:
@@ -39,6 +52,7 @@ if TYPE_CHECKING:
     from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
 
 _DECISION_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_DURATION: Final = re.compile(r"([0-9]{1,9})(ms|s)", re.ASCII)
 _SERIAL: Final = re.compile(r"[0-9a-f]{1,40}", re.ASCII)
 _VERSIONS: Final = {
     accesslog_pb2.HTTPAccessLogEntry.HTTP10: b"HTTP/1.0",
@@ -47,27 +61,39 @@ _VERSIONS: Final = {
 }
 
 
-def cut_call(entry: HTTPAccessLogEntry) -> CutCall | None:
-    """Give the call that was cut, None where the entry does not say which decision had allowed it, or why no longer."""
+class End(NamedTuple):
+    """The end of a call: where `cut` is false it is not known whether it was cut, and for which reason."""
+
+    call: CutCall
+    cut: bool
+
+
+def end_of_call(entry: HTTPAccessLogEntry) -> End | None:
+    """Give how a call ended; None where the entry does not say which decision had allowed it, or why no longer."""
     common, request, response = entry.common_properties, entry.request, entry.response
+    if common.access_log_type == accesslog_pb2.DownstreamPeriodic:
+        return None  # it runs
     said = common.metadata.filter_metadata[EXT_AUTHZ].fields if EXT_AUTHZ in common.metadata.filter_metadata else {}
-    decision_id, reason = _text(said, "decision_id"), _reason(_text(said, CUT_REASON))
+    decision_id, reason = _text(said, "decision_id"), _why_cut(entry, said)
     direction = _direction(common.custom_tags.get(DIRECTION_TAG, ""))
-    if _DECISION_ID.fullmatch(decision_id) is None or reason is None or direction is None:
+    if _DECISION_ID.fullmatch(decision_id) is None or direction is None:
+        return None
+    # A call that is not held is told of at its end, too, where it has run for long: one that broke may have been cut.
+    if reason is None and HELD not in said and not common.response_flags.ByteSize():
         return None
     headers = request.request_headers
     caller, presenter = _caller(entry, direction)
-    service, third_party = _destination(common.upstream_cluster)
+    service, third_party = called_party_of(common.upstream_cluster)
     version, cipher = agreed_tls(common.tls_properties)
     serial = common.custom_tags.get(SERIAL_TAG, "").lstrip("0")
     duration_ns = common.duration.seconds * NS_PER_S + common.duration.nanos
-    return CutCall(
+    call = CutCall(
         decision_id=decision_id,
         request_id=request.request_id or None,
         direction=direction,
         ended_ns=common.start_time.seconds * NS_PER_S + common.start_time.nanos + duration_ns,
         duration_ns=duration_ns,
-        reason=reason,
+        reason=reason or Reason.INTERNAL_ERROR,
         policy=_text(said, "policy") or None,
         caller=caller,
         presenter=presenter,
@@ -87,6 +113,28 @@ def cut_call(entry: HTTPAccessLogEntry) -> CutCall | None:
         received_bytes=request.request_body_bytes,
         sent_bytes=response.response_body_bytes,
     )
+    return End(call, cut=reason is not None)
+
+
+def _why_cut(entry: HTTPAccessLogEntry, said: Mapping[str, object]) -> Reason | None:
+    """Give why a call was cut, None where it is not known to have been."""
+    details = entry.response.response_code_details
+    if details.startswith(HOLD_CUT_DETAILS):
+        return _reason(details.removeprefix(HOLD_CUT_DETAILS)) or Reason.INTERNAL_ERROR
+    if details.startswith(HOLD_LOST_DETAILS) and HELD in said:
+        return Reason.INTERNAL_ERROR
+    duration = entry.common_properties.duration
+    after_ns = duration_ns_of(_text(said, CUT_AFTER))
+    is_over = details == OVER_DETAILS or (
+        after_ns is not None and duration.seconds * NS_PER_S + duration.nanos >= after_ns - SAME_DEADLINE_NS
+    )
+    return _reason(_text(said, CUT_REASON)) if is_over else None
+
+
+def duration_ns_of(text: str) -> int | None:
+    """Read what the check has said as CEL writes a duration (`stream_deadline.duration_text`)."""
+    match = _DURATION.fullmatch(text)
+    return None if match is None else int(match[1]) * (1_000_000 if match[2] == "ms" else NS_PER_S)
 
 
 def _text(said: Mapping[str, object], field: str) -> str:
@@ -130,10 +178,10 @@ def _spiffe_id(text: str) -> SpiffeId | None:
         return None
 
 
-def _destination(cluster: str) -> tuple[str | None, str | None]:
+def called_party_of(cluster: str) -> tuple[str | None, str | None]:
     """Give the Service or the ThirdParty that a cluster leads to; no name has an underscore (RFC 1123 2.1)."""
     if cluster.startswith(THIRD_PARTY_CLUSTER_PREFIX):
         return None, cluster.removeprefix(THIRD_PARTY_CLUSTER_PREFIX).partition("_")[0] or None
     if cluster.startswith(SERVICE_CLUSTER_PREFIX):
-        return cluster.removeprefix(SERVICE_CLUSTER_PREFIX) or None, None
+        return cluster.removeprefix(SERVICE_CLUSTER_PREFIX).partition("_")[0] or None, None
     return None, None

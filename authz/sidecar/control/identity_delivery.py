@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from authz.errors import AuthzError
 from authz.identity.authority import IssuedSvid
+from authz.identity.named_authority import named_authority
 from authz.identity.trust import Trust
 from authz.identity.verification import VerifiedIdentity
 from authz.instant import NS_PER_S, rfc3339_from_ns
@@ -65,6 +66,7 @@ class IdentityDelivery:
         )
         self._svid_files = settings.svid_files
         self._files_due = False
+        self._authorities_pem = b""
         self._sds_faults: dict[tuple[str, ...], str] = {}
         self._lag_said_s = 0.0
         self.identity = WorkloadIdentity(changed=self._changed)
@@ -110,6 +112,11 @@ class IdentityDelivery:
         if self._federation is not None:
             self._federation.configure(policy.federates)
         self.identity.policy(policy)
+
+    def authorities(self, texts: Mapping[str, bytes]) -> None:
+        """Take what the authorities of callers without SPIFFE IDs say, by file: Envoy's handshakes go by it."""
+        self._authorities_pem = b"".join(named_authority(texts[name]).certificates_pem for name in sorted(texts))
+        self._serve(self.identity.now)
 
     def look(self) -> None:
         """Look at what nobody tells of: files, the time, and what could not be written before."""
@@ -191,14 +198,17 @@ class IdentityDelivery:
         elif now.standing is Standing.NONE and self._files is None:
             self._page.withdraw()
         self._written_trust.write(now.trust)
-        if self._sds is not None:
-            from authz.sidecar.control.sds_resources import SdsResources  # noqa: PLC0415 see _add_services
-
-            sds, resources = self._sds, SdsResources.of(now.held, now.trust)
-            self._services.call(lambda: sds.replace(resources))
+        self._serve(now)
         self._write_files(now)
         self._usable(now.held is not None)
         self._status_changed()
+
+    def _serve(self, now: IdentityNow) -> None:
+        if self._sds is not None and now.standing is not Standing.WAITING:
+            from authz.sidecar.control.sds_resources import SdsResources  # noqa: PLC0415 see _add_services
+
+            sds, resources = self._sds, SdsResources.of(now.held, now.trust, self._authorities_pem)
+            self._services.call(lambda: sds.replace(resources))
 
     def _write_files(self, now: IdentityNow) -> None:
         held = now.held

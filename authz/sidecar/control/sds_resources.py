@@ -6,9 +6,12 @@ Names that can be asked for, and what stands behind each:
     trust, ALL                                  every trust domain that is trusted now, each by its own bundle
     ROOTCA                                      the SVID's own trust domain only
     spiffe://TRUSTDOMAIN                        that trust domain only
+    authorities                                 the authorities of callers without SPIFFE IDs, all of them; no
+                                                certificate passes where there is none
 
-`svid` and `trust` are ours; the others are what SPIRE's agent calls them, so that a configuration for it goes on
-working. All validation is done by Envoy's SPIFFE validator: a bundle vouches for its own trust domain only.
+`svid`, `trust` and `authorities` are ours; the others are what SPIRE's agent calls them, so that a configuration for it
+goes on working. All validation but by `authorities` is done by Envoy's SPIFFE validator: a bundle vouches for its own
+trust domain only.
 
 # INVARIANT (public versions): a version is made of what is public; a private key is in no version, log or repr.
 
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_spiffe_validator_config_pb2
 from google.protobuf import any_pb2
 
-from authz.proxy.spec import SVID_SECRET, TRUST_SECRET
+from authz.proxy.spec import AUTHORITIES_SECRET, SVID_SECRET, TRUST_SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +42,8 @@ _SVID_NAMES: Final = (SVID_SECRET, "default")
 _TRUST_NAMES: Final = (TRUST_SECRET, "ALL")
 _OWN_TRUST_NAME: Final = "ROOTCA"
 _SPIFFE: Final = "spiffe://"
+#: the SHA-256 of no certificate that anybody can find
+_NO_CERTIFICATE: Final = "00" * 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ class SdsResources:
     by_name: Mapping[str, SdsResource] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, held: HeldSvid | None, trust: Trust) -> SdsResources:
+    def of(cls, held: HeldSvid | None, trust: Trust, authorities_pem: bytes = b"") -> SdsResources:
         """Give the resources of what holds now; nothing without an SVID."""
         if held is None:
             return cls()
@@ -67,6 +72,7 @@ class SdsResources:
         if bundles:
             resources += [_validation(name, bundles) for name in _TRUST_NAMES]
         resources += [_validation(f"{_SPIFFE}{one.trust_domain}", [one]) for one in bundles]
+        resources.append(_callers_without_ids(authorities_pem))
         resources += [_validation(_OWN_TRUST_NAME, [one]) for one in bundles if one.trust_domain == own]
         return cls(by_name={one.name: one for one in resources})
 
@@ -77,7 +83,7 @@ class SdsResources:
 
 def is_known(name: str) -> bool:
     """Whether a name can ever stand for something; of others it can be said at once that there is nothing."""
-    return name in {*_SVID_NAMES, *_TRUST_NAMES, _OWN_TRUST_NAME} or name.startswith(_SPIFFE)
+    return name in {*_SVID_NAMES, *_TRUST_NAMES, _OWN_TRUST_NAME, AUTHORITIES_SECRET} or name.startswith(_SPIFFE)
 
 
 def _certificate(name: str, held: HeldSvid) -> SdsResource:
@@ -104,6 +110,17 @@ def _validation(name: str, bundles: Iterable[Bundle]) -> SdsResource:
         ),
     )
     return _resource(name, secret, [part for domain, pem in trust_domains for part in (domain.encode(), pem)])
+
+
+def _callers_without_ids(authorities_pem: bytes) -> SdsResource:
+    # INVARIANT (nobody by default): to Envoy a context that says nothing is one that takes every certificate.
+    validation: dict[str, object] = {"verify_certificate_hash": [_NO_CERTIFICATE]}
+    if authorities_pem:
+        validation = {"trusted_ca": {"inline_bytes": authorities_pem}}
+    secret = secret_pb2.Secret(
+        name=AUTHORITIES_SECRET, validation_context=common_pb2.CertificateValidationContext(**validation)
+    )
+    return _resource(AUTHORITIES_SECRET, secret, [authorities_pem])
 
 
 def _resource(name: str, secret: secret_pb2.Secret, public: Iterable[bytes]) -> SdsResource:

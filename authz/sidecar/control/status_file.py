@@ -12,7 +12,7 @@ from authz.sidecar.control.replaced_file import replace_file
 from authz.sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from authz.sidecar.in_force import PolicyInForce
@@ -36,6 +36,14 @@ class StatusFile:
     Where the sidecar follows federated bundles there is "federation": [{"trust_domain", "origin": file|endpoint|null,
     "sequence": int|null, "last_success": RFC 3339|null, "endpoint_error": str|null, "file_error": str|null,
     "next_poll": RFC 3339|null}], one for each trust domain that the set federates.
+
+    "clock" is {"behind": bool, "latest": RFC 3339|null, "steps_forward": int, "steps_back": int, "last_step":
+    {"seconds", "to": RFC 3339}|null, "unsafe": bool, "fault": str|null}: `behind` the latest instant
+    that it has shown, which is `latest` then; how often it was set since the sidecar began, and by how much the last
+    time; whether tests say what it is; what is wrong with that, or with keeping it.
+
+    Where connections can be drained there is "drain": {"drains", "ended_calls", "failed"}: how often they were since
+    control began, how many calls that has ended, and how often it could not be done, or ended nothing.
     """
 
     def __init__(self, *, service: str, state: Path | None, pid: int) -> None:
@@ -51,6 +59,8 @@ class StatusFile:
         faults: tuple[str, ...],
         identity: Mapping[str, object] | None = None,
         federation: Sequence[Mapping[str, object]] | None = None,
+        clock: Mapping[str, object] | None = None,
+        drain: Mapping[str, object] | None = None,
     ) -> None:
         """Replace the file; one that cannot be written is logged."""
         if self._path is None:
@@ -67,6 +77,10 @@ class StatusFile:
             status["identity"] = dict(identity)
         if federation is not None:
             status["federation"] = [dict(one) for one in federation]
+        if clock is not None:
+            status["clock"] = dict(clock)
+        if drain is not None:
+            status["drain"] = dict(drain)
         try:
             replace_file(self._path, json.dumps(status).encode())
         except SidecarError as error:
@@ -76,14 +90,21 @@ class StatusFile:
 class StatusReport:
     """Writes the status file on every change, and tells the supervisor when the sidecar is ready."""
 
-    def __init__(self, *, service: str, state: Path | None) -> None:
+    def __init__(
+        self, *, service: str, state: Path | None, clock: Callable[[], Mapping[str, object]] | None = None
+    ) -> None:
         self._file = StatusFile(service=service, state=state, pid=os.getpid())
+        self._clock = clock
         self._listening = False
         self._policy: PolicyInForce | None = None
 
     def listening(self) -> None:
         """Say that the socket takes checks from now on."""
         self._listening = True
+        self._write()
+
+    def clock(self) -> None:
+        """Say how it stands with the clock."""
         self._write()
 
     def policy(self, policy: PolicyInForce) -> None:
@@ -96,7 +117,8 @@ class StatusReport:
         revision = None if policy is None else policy.revision
         faults = () if policy is None else policy.faults
         ready = self._listening and revision is not None
-        self._file.write(ready=ready, revision=revision, faults=faults)
+        clock = None if self._clock is None else self._clock()
+        self._file.write(ready=ready, revision=revision, faults=faults, clock=clock)
         if self._listening:
             say_status(ready=ready, revision=revision, stale=bool(faults))
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from authz.mesh.state import RunningService
 from authz.mesh.status import MeshStatus, PolicyStatus, ServiceStatus
 from authz.mesh.status_table import status_table
-from authz.sidecar.reported_status import ReportedIdentity
+from authz.sidecar.reported_status import ReportedDrain, ReportedIdentity
 
 _SERVICE = RunningService(
     name="orders",
@@ -25,13 +25,14 @@ _SERVICE = RunningService(
 )
 
 
-def table(identity: ReportedIdentity | None, *, issuer: int | None = 4711) -> str:
+def table(identity: ReportedIdentity | None, *, issuer: int | None = 4711, drain: ReportedDrain | None = None) -> str:
     service = ServiceStatus(
         service=_SERVICE,
         pids={"sidecar": 12},
         policy=PolicyStatus(usable=True, revision="r"),
         not_ready=(),
         identity=identity,
+        drain=drain,
     )
     return status_table(
         MeshStatus(
@@ -68,3 +69,11 @@ def test_an_identity_whose_source_is_silent_is_stale_and_says_why_on_one_line() 
 def test_the_issuer_is_named_or_missed() -> None:
     assert "supervisor 4710, issuer 4711" in table(identity())
     assert "no issuer" in table(identity(), issuer=None)
+
+
+def test_drains_are_told_with_what_they_ended_and_what_failed() -> None:
+    told = table(None, drain=ReportedDrain(drains=3, ended_calls=12, failed=0))
+    assert "orders: 3 times, which ended 12 calls" in told
+    assert "failed" not in told
+    assert "it failed 2 times" in table(None, drain=ReportedDrain(drains=0, ended_calls=0, failed=2))
+    assert "drained" not in table(None, drain=ReportedDrain(drains=0, ended_calls=0, failed=0))

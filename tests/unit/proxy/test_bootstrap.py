@@ -12,6 +12,7 @@ from envoy.config.bootstrap.v3 import bootstrap_pb2
 from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2  # noqa: F401 read as an Any
 from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401 same
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
@@ -25,11 +26,13 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2, tls_spiffe_valida
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import json_format
 
+from authz.proxy.address_filter import ADDRESS_FILTER
+from authz.proxy.addresses import TcpAddress, UnixAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.errors import ProxyError
 from authz.proxy.hardening import DURATION_JITTER_PERCENT
 from authz.proxy.header_names import OVERRIDE_HEADERS
-from authz.proxy.spec import ServiceDestination, SidecarSpec, ThirdPartyDestination, ThirdPartyHost, TrustBundle
+from authz.proxy.spec import ServiceDestination, SidecarSpec, ThirdPartyDestination, ThirdPartyHost, TrustBundle, Tunnel
 from tests.support.sidecar_specs import LOCAL, sidecar
 
 if TYPE_CHECKING:
@@ -55,11 +58,15 @@ def read(spec: SidecarSpec) -> bootstrap_pb2.Bootstrap:
     return json_format.Parse(sidecar_bootstrap(spec), bootstrap_pb2.Bootstrap(), ignore_unknown_fields=True)
 
 
+def hcm(listener: Any) -> http_connection_manager_pb2.HttpConnectionManager:
+    manager = HCM()
+    assert listener.filter_chains[0].filters[0].typed_config.Unpack(manager)
+    return manager
+
+
 def managers(spec: SidecarSpec) -> Iterator[tuple[str, http_connection_manager_pb2.HttpConnectionManager]]:
     for listener in read(spec).static_resources.listeners:
-        manager = HCM()
-        assert listener.filter_chains[0].filters[0].typed_config.Unpack(manager)
-        yield listener.name, manager
+        yield listener.name, hcm(listener)
 
 
 def protocol_options(cluster: Any) -> http_protocol_options_pb2.HttpProtocolOptions:
@@ -214,12 +221,95 @@ def test_a_sidecar_that_could_ask_nobody_or_trusts_nobody_cannot_be_specified() 
         sidecar(trust_domains=(bundle, bundle))
 
 
-def test_a_wildcard_host_needs_an_address() -> None:
-    party = ThirdPartyDestination(
-        name="acme", hosts=(ThirdPartyHost(name="cdn.example", wildcard=True),), authority_file="ca.pem"
-    )
-    with pytest.raises(ProxyError, match=r"wildcard host `\*\.cdn\.example`"):
-        sidecar_bootstrap(sidecar(third_parties=(party,)))
+RESOLVED = ThirdPartyDestination(
+    name="acme",
+    hosts=(ThirdPartyHost(name="api.acme.example"), ThirdPartyHost(name="cdn.example", wildcard=True, port=8443)),
+    authority_file="ca.pem",
+)
+EGRESS = replace(
+    sidecar(),
+    third_parties=(RESOLVED,),
+    egress_socket="/run/authz/egress.sock",
+    tunnels=(Tunnel(name="api.acme.example", port=443),),
+)
+
+
+def test_a_third_party_without_an_address_needs_somebody_to_ask_for_it() -> None:
+    with pytest.raises(ProxyError, match="the ThirdParty `acme` has no address, and there is no egress socket"):
+        sidecar(third_parties=(RESOLVED,))
+
+
+def test_a_third_partys_clusters_resolve_no_name_and_connect_where_the_call_says() -> None:
+    outside = [one for one in read(EGRESS).static_resources.clusters if one.name.startswith("third_party_")]
+    assert {one.name for one in outside} == {
+        "third_party_acme_api.acme.example_443",
+        "third_party_acme_any.cdn.example_8443",
+        "third_party_acme_connect.api.acme.example_443",
+    }
+    for cluster in outside:
+        assert (cluster.type, cluster.lb_policy) == (cluster.ORIGINAL_DST, cluster.CLUSTER_PROVIDED)
+        assert not cluster.HasField("load_assignment")
+        key = cluster.original_dst_lb_config.metadata_key
+        assert (key.key, [part.key for part in key.path]) == ("envoy.filters.http.ext_authz", ["upstream_address"])
+        assert not cluster.original_dst_lb_config.use_http_header
+        assert cluster.HasField("transport_socket") == ("connect." not in cluster.name)
+
+
+def test_addresses_are_asked_for_behind_the_check_and_only_of_calls_to_third_parties() -> None:
+    (_, inbound), (_, outbound) = managers(EGRESS)
+    check, address, *_ = outbound.http_filters
+    assert (check.name, address.name, address.disabled) == ("envoy.filters.http.ext_authz", ADDRESS_FILTER, True)
+    asks = ext_authz_pb2.ExtAuthz()
+    assert address.typed_config.Unpack(asks)
+    assert (asks.failure_mode_allow, asks.status_on_error.code) == (False, 503)
+    assert asks.decoder_header_mutation_rules.disallow_all.value
+    assert ADDRESS_FILTER not in {each.name for each in inbound.http_filters}
+    routes = [route for host in outbound.route_config.virtual_hosts for route in host.routes]
+    for route in routes:
+        leads_out = route.route.cluster.startswith("third_party_")
+        assert (ADDRESS_FILTER in route.typed_per_filter_config) == leads_out
+
+
+def test_nobody_is_asked_for_addresses_where_all_are_given() -> None:
+    spec = replace(SPEC, egress_socket="/run/authz/egress.sock")
+    assert "egress" not in {one.name for one in read(spec).static_resources.clusters}
+    assert ADDRESS_FILTER not in {each.name for _, manager in managers(spec) for each in manager.http_filters}
+
+
+def test_who_comes_in_by_the_door_for_certificates_is_vouched_for_by_other_authorities_and_said_to_be_there() -> None:
+    door = TcpAddress(host="127.0.0.1", port=8081)
+    spec = replace(SPEC, sds_socket="/run/authz/sds.sock", third_party_inbound=door)
+    mesh, other = read(spec).static_resources.listeners[0].filter_chains
+    said = []
+    for chain in (mesh, other):
+        tls, manager, extensions = tls_pb2.DownstreamTlsContext(), HCM(), ext_authz_pb2.ExtAuthzPerRoute()
+        assert chain.transport_socket.typed_config.Unpack(tls)
+        assert chain.filters[0].typed_config.Unpack(manager)
+        (packed,) = manager.route_config.typed_per_filter_config.values()
+        assert packed.Unpack(extensions)
+        assert tls.require_client_certificate.value
+        assert tls.disable_stateful_session_resumption
+        assert tls.disable_stateless_session_resumption
+        secret = tls.common_tls_context.validation_context_sds_secret_config.name
+        said.append((secret, extensions.check_settings.context_extensions.get("callers")))
+    assert said == [("trust", None), ("authorities", "certificates")]
+    # What else differs is nothing.
+    one, two = HCM(), HCM()
+    assert mesh.filters[0].typed_config.Unpack(one)
+    assert other.filters[0].typed_config.Unpack(two)
+    for each in (one, two):
+        each.ClearField("route_config")
+    assert one == two
+
+
+def test_a_door_needs_a_port_of_its_own_and_authorities() -> None:
+    door = TcpAddress(host="127.0.0.1", port=8081)
+    with pytest.raises(ProxyError, match="by SDS"):
+        replace(SPEC, third_party_inbound=door)
+    with pytest.raises(ProxyError, match="a port of their own"):
+        replace(SPEC, sds_socket="/s", third_party_inbound=LOCAL)
+    with pytest.raises(ProxyError, match="a port of their own"):
+        replace(SPEC, sds_socket="/s", inbound=UnixAddress(path="/i"), third_party_inbound=door)
 
 
 def test_failed_handshakes_are_told_where_there_is_a_socket_for_them() -> None:
@@ -242,3 +332,43 @@ def test_without_such_a_socket_nothing_is_told() -> None:
     resources = read(SPEC).static_resources
     assert not any(listener.access_log for listener in resources.listeners)
     assert "access_log" not in {cluster.name for cluster in resources.clusters}
+
+
+def test_long_calls_are_held_on_both_listeners_where_there_is_a_socket_for_it() -> None:
+    told = read(replace(SPEC, hold_socket="/run/authz/hold.sock")).static_resources
+    for listener in told.listeners:
+        manager = hcm(listener)
+        check, hold, *_ = manager.http_filters
+        assert (check.name, hold.name) == ("envoy.filters.http.ext_authz", "envoy.filters.http.ext_proc")
+        configuration, off = ext_proc_pb2.ExternalProcessor(), ext_proc_pb2.ExtProcPerRoute()
+        assert hold.typed_config.Unpack(configuration)
+        assert not configuration.failure_mode_allow
+        # A cookie or a token is never told to the hold.
+        assert [each.exact for each in configuration.forward_rules.allowed_headers.patterns] == ["x-authz-hold"]
+        assert manager.route_config.typed_per_filter_config["envoy.filters.http.ext_proc"].Unpack(off)
+        assert off.disabled
+        for host in manager.route_config.virtual_hosts:
+            routed = [route for route in host.routes if route.HasField("route")]
+            held = [route for route in routed if "envoy.filters.http.ext_proc" in route.typed_per_filter_config]
+            by_header = [route for route in routed if "x-authz-hold" in {each.name for each in route.match.headers}]
+            assert held == by_header
+            assert len(held) * 2 == len(routed)
+            # What only the header tells apart is asked for first.
+            assert [each in held for each in routed] == [index % 4 < 2 for index in range(len(routed))]
+    (cluster,) = (one for one in told.clusters if one.name == "hold")
+    (endpoint,) = cluster.load_assignment.endpoints[0].lb_endpoints
+    assert endpoint.endpoint.address.pipe.path == "/run/authz/hold.sock"
+
+
+def test_without_such_a_socket_nothing_is_held() -> None:
+    resources = read(SPEC).static_resources
+    assert "hold" not in {cluster.name for cluster in resources.clusters}
+    assert not any(
+        each.name.endswith("ext_proc") for listener in resources.listeners for each in hcm(listener).http_filters
+    )
+    assert b"x-authz-hold" not in b"".join(
+        route.SerializeToString()
+        for listener in resources.listeners
+        for host in hcm(listener).route_config.virtual_hosts
+        for route in host.routes
+    )

@@ -126,6 +126,25 @@ def test_each_worker_of_the_sidecar_is_an_endpoint(printed: Any, words: tuple[st
     assert ("outlier_detection" in authz) == (len(paths) > 1)
 
 
+def test_callers_without_spiffe_ids_have_a_door_where_one_is_wanted(printed: Any) -> None:
+    status, text, errors = printed("orders", *ACME, "--sds-socket", "/s", "--third-party-inbound", "[::]:15007")
+    assert (status, errors) == (0, "")
+    inbound = json.loads(text)["static_resources"]["listeners"][0]
+    (door,) = (one["address"] for one in inbound["additional_addresses"])
+    assert door == {"socket_address": {"address": "::", "port_value": 15007}}
+    assert inbound["filter_chains"][1]["filter_chain_match"] == {"destination_port": 15007}
+
+
+def test_the_listeners_are_a_file_of_their_own_where_one_is_wanted(printed: Any) -> None:
+    words = ("orders", *ACME, "--listeners-dir", "/l", "--hold-socket", "/h", "--access-log-socket", "/a")
+    status, text, errors = printed(*words)
+    assert (status, errors) == (0, "")
+    assert json.loads(text)["dynamic_resources"]["lds_config"]["path_config_source"]["path"] == "/l/listeners.json"
+    status, text, errors = printed(*words, "--part", "listeners")
+    assert (status, errors) == (0, "")
+    assert [one["name"] for one in json.loads(text)["resources"]] == ["inbound", "outbound"]
+
+
 def test_the_second_file_is_printed_too(printed: Any) -> None:
     assert printed("orders", *ACME, "--part", "svid-secret", "--svid-dir", "/s") == (0, svid_secret("/s"), "")
 
@@ -134,7 +153,7 @@ def test_the_second_file_is_printed_too(printed: Any) -> None:
     ("words", "error"),
     [
         (("nobody",), "there is no Service `nobody` in the policy set"),
-        (("orders",), "the ThirdParty `acme` has the wildcard host `*.cdn.example`"),
+        (("orders", "--egress-socket", ""), "--egress-socket: `` is no path of a unix socket"),
         (("worker", *ACME), "`worker` has identity patterns only"),
         (("orders", *ACME, "--spiffe-id", "spiffe://shop.example/worker/1"), "none of the identities of `orders`"),
         (("orders", *ACME, "--spiffe-id", "orders"), "`orders` does not begin with `spiffe://`"),
@@ -147,6 +166,11 @@ def test_the_second_file_is_printed_too(printed: Any) -> None:
         (("orders", *ACME, "--bundle", "else.example=a.pem"), "`else.example` is neither the Mesh's own nor federated"),
         (("orders", *ACME, "--bundle", "acme.example"), "a name, `=` and a value are wanted"),
         (("orders", "--third-party", "nobody=a:1"), "there is no ThirdParty `nobody` with hosts"),
+        (("orders", *ACME, "--part", "listeners"), "say with --listeners-dir where the file is to stand"),
+        (("orders", *ACME, "--listeners-dir", "/l"), "give --hold-socket and --access-log-socket, too"),
+        (("orders", *ACME, "--third-party-inbound", "0.0.0.0:15007"), "with --sds-socket alone"),
+        (("orders", *ACME, "--third-party-inbound", "unix:/d", "--sds-socket", "/s"), "give HOST:PORT"),
+        (("orders", *ACME, "--third-party-inbound", "0.0.0.0:15006", "--sds-socket", "/s"), "a port of their own"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(printed: Any, words: tuple[str, ...], error: str) -> None:
@@ -154,3 +178,13 @@ def test_what_does_not_fit_is_refused_in_one_line(printed: Any, words: tuple[str
     assert (status, text) == (2, "")
     assert error in errors
     assert errors.count("\n") == 1
+
+
+def test_the_addresses_of_third_parties_are_asked_for_where_none_is_given(printed: Any) -> None:
+    status, text, _ = printed("orders")
+    assert status == 0
+    (endpoint,) = cluster(text, "egress")["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert endpoint["endpoint"]["address"]["pipe"]["path"] == "/run/authz/egress.sock"
+    assert cluster(text, "third_party_acme_any.cdn.example_443")["type"] == "ORIGINAL_DST"
+    status, text, _ = printed("orders", *ACME)
+    assert (status, '"egress"' in text) == (0, False)

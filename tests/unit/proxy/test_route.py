@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +13,7 @@ from authz.policy.host import is_well_formed, requested_host
 from authz.policy.index import compile_index
 from authz.proxy.errors import ProxyError
 from authz.proxy.route import DENIAL_HEADERS, NOWHERE_STATUS, inbound_routes, outbound_routes
-from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost
+from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost, Tunnel
 from tests.support.policy_sets import OPEN, document, parsed, service
 from tests.support.sidecar_specs import LOCAL, sidecar
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 POLICY_SET = parsed(
     document("Mesh", "shop", "{trustDomains: [shop.example]}"),
-    service("orders", more=", hosts: [orders.shop.local, o.cdn.example]"),
+    service(
+        "orders",
+        more=', hosts: [orders.shop.local, o.cdn.example], egress: {connect: ["api.acme.example:443",'
+        ' "api.acme.example:8443", "q.cdn.example:8443", "a.cdn.example:443", "nobody.example:443"]}',
+    ),
     service("catalog"),
     document(
         "ThirdParty",
@@ -51,6 +55,8 @@ SPEC = sidecar(
         for one in POLICY_SET.third_parties
     ),
 )
+(TUNNELS,) = (one.tunnels for one in POLICY_SET.services if one.name == "orders")
+SPEC = replace(SPEC, tunnels=tuple(Tunnel(name=name, port=port) for name, port in sorted(TUNNELS)))
 ROUTES = outbound_routes(SPEC)
 
 _LABELS = st.sampled_from(
@@ -133,6 +139,38 @@ def test_a_host_goes_to_the_destination_that_was_decided_about_or_nowhere(host: 
     else:
         assert decided is not None
         assert chosen.cluster == f"service_{decided}" or chosen.cluster.startswith(f"third_party_{decided}_")
+
+
+@given(_HOSTS)
+def test_a_tunnel_leads_to_the_host_and_port_that_the_service_may_have_one_to_or_nowhere(host: str) -> None:
+    chosen, decided = envoys_choice(ROUTES, host, path=""), policys_choice(host)
+    assert chosen is not None
+    if chosen.cluster is None:
+        assert chosen.status == NOWHERE_STATUS
+    else:
+        asked = requested_host(host)
+        assert asked in TUNNELS
+        assert chosen.cluster == f"third_party_{decided}_connect.{asked[0]}_{asked[1]}"
+
+
+@pytest.mark.parametrize(
+    ("host", "cluster"),
+    [
+        ("api.acme.example:443", "third_party_acme_connect.api.acme.example_443"),
+        ("API.acme.example.:8443", "third_party_other_connect.api.acme.example_8443"),
+        ("q.cdn.example:8443", "third_party_other_connect.q.cdn.example_8443"),
+        ("a.cdn.example:443", "third_party_acme_connect.a.cdn.example_443"),
+        ("nobody.example:443", None),
+        ("api.acme.example", None),
+        ("api.acme.example:80", None),
+        ("b.cdn.example:9443", None),
+        ("orders:443", None),
+    ],
+)
+def test_a_tunnel_is_routed_by_host_and_port(host: str, cluster: str | None) -> None:
+    chosen = envoys_choice(ROUTES, host, path="")
+    assert chosen is not None
+    assert chosen.cluster == cluster
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from authz.decision import Reason
 from authz.sidecar.control import access_log_receiver
 from authz.sidecar.control.access_log_message import failed_handshake
 from authz.sidecar.control.access_log_receiver import AccessLogReceiver, Heard
-from authz.sidecar.control.cut_message import cut_call
+from authz.sidecar.control.cut_message import end_of_call
 
 REFUSED = (
     "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify cert failed: "
@@ -109,7 +109,7 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
 def test_what_finds_no_room_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_log_receiver, "MOST_WAITING", 3)
     heard = Heard(failed_handshake)
-    receiver = AccessLogReceiver("", connections=heard.add, calls=Heard(cut_call).add)
+    receiver = AccessLogReceiver("", connections=heard.add, calls=Heard(end_of_call).add)
     receiver.take(message(*(entry() for _ in range(5))))
     taken, unread = heard.take()
     assert (len(taken), unread) == (3, 2)
@@ -141,7 +141,7 @@ class TestAnyBytes:
             parsed = als_pb2.StreamAccessLogsMessage.FromString(data)
         except DecodeError:
             return
-        AccessLogReceiver("", connections=heard.add, calls=Heard(cut_call).add).take(parsed)
+        AccessLogReceiver("", connections=heard.add, calls=Heard(end_of_call).add).take(parsed)
 
     @given(data=st.data())
     def test_in_the_place_of_any_part_of_an_entry_change_no_more_than_what_is_read(self, data: st.DataObject) -> None:
@@ -153,6 +153,6 @@ class TestAnyBytes:
             parsed = als_pb2.StreamAccessLogsMessage.FromString(changed)
         except DecodeError:
             return
-        AccessLogReceiver("", connections=heard.add, calls=Heard(cut_call).add).take(parsed)
+        AccessLogReceiver("", connections=heard.add, calls=Heard(end_of_call).add).take(parsed)
         for read in heard.take()[0]:
             assert read.reason in {Reason.UNIDENTIFIED, Reason.UNTRUSTED}

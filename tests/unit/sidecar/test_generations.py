@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from authz.sidecar.channel import Channel, ForkWorker, SetCompiled, StartCompiler, channel_from
-from authz.sidecar.generations import FIRST_SET_PATIENCE_S, Generations
+from authz.sidecar.channel import Channel, ForkWorker, SetCompiled, SetRefused, StartCompiler, channel_from
+from authz.sidecar.generations import FIRST_SET_PATIENCE_S, MOST_GIVEN_UP, Generations
 from authz.sidecar.settings import SidecarSettings
 from authz.sidecar.shared_memory import SharedMemory
 from authz.sidecar.worker_cells import Phase
@@ -95,3 +95,18 @@ def test_a_first_set_that_is_ready_at_the_same_time_as_the_stopgap_stays_in_forc
     assert generations.revision == "r1"
     assert played.workers[0].poll() is None, "who serves the set was not told to end"
     assert played.workers[1].wait(30) != 0
+
+
+def test_what_is_being_made_is_given_up_for_a_later_edit_and_not_for_ever(played: PlayedCompilers) -> None:
+    generations = played.generations
+    for _ in range(MOST_GIVEN_UP + 3):
+        generations.look()
+    assert len(played.jobs) == 1 + MOST_GIVEN_UP
+    for job, compiler in played.jobs[:-1]:
+        assert not job.empty
+        assert not compiler.send(SetRefused(faults=())), "nobody hears what was given up"
+    played.compiled(played.jobs[-1][1], "r1")
+    played.serve(played.jobs[-1][1])
+    generations.look_at_phases()
+    assert generations.revision == "r1"
+    assert len(played.jobs) == 2 + MOST_GIVEN_UP, "what changed meanwhile is looked at"

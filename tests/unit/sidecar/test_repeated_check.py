@@ -16,13 +16,17 @@ from hypothesis import given, settings, strategies as st
 from authz.identity.spiffe_id import SpiffeId
 from authz.identity.verification import VerifiedIdentity
 from authz.policy.index import compile_index
+from authz.policy.tightening import tightening_of
 from authz.policy.window import HORIZON_NS
 from authz.records.record_lines import RecordLines
+from authz.sidecar.check.check_clock import CheckClock
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.question import MAX_MESSAGE_BYTES
 from authz.sidecar.check.repeated_check import MOST_SETTLED, MOST_SETTLED_BYTES
+from authz.sidecar.clock_cell import ClockCell
 from authz.sidecar.control.own_identity import ServiceIdentity
 from authz.sidecar.in_force import InForce, PolicyInForce
+from authz.sidecar.tightening_page import Tightened
 from tests.support.certificates import NOW_NS, SPIFFE_ID, leaf, pem
 from tests.support.check_request import check_request
 from tests.support.policy_sets import document, parsed, service
@@ -58,7 +62,7 @@ BASE = (
     service("catalog"),
     service("stock"),
 )
-SET = parsed(
+SET_TEXTS = (
     *BASE,
     rule("items", "/items/{id}", f", window: {{opens: 2026-01-01T00:00:00Z, closes: {CLOSES}}}"),
     rule("two-a", "/two", f", window: {{opens: 2026-01-01T00:00:00Z, closes: {EARLIER}}}"),
@@ -67,6 +71,7 @@ SET = parsed(
     rule("always", "/always"),
     document("MicroPolicy", "out", "{from: [{services: [catalog]}], to: [{services: [stock], operations: all}]}"),
 )
+SET = parsed(*SET_TEXTS)
 OWN = VerifiedIdentity(
     spiffe_id=SpiffeId.parse("spiffe://shop.example/catalog"), serial="1", not_before_ns=0, not_after_ns=ENDS_NS
 )
@@ -101,6 +106,8 @@ class Sidecar:
     now_ns: int = NOW_NS
     own: VerifiedIdentity | None = OWN
     takes: bool = True
+    seen: ClockCell = field(default_factory=ClockCell)
+    tightened: Tightened | None = None
     records: list[bytes] = field(default_factory=list)
     in_force: InForce = field(default_factory=InForce)
     checker: Checker = field(init=False)
@@ -112,7 +119,8 @@ class Sidecar:
             in_force=self.in_force,
             record=self._record,
             strict=self.strict,
-            clock=lambda: self.now_ns,
+            clock=CheckClock(now_ns=lambda: self.now_ns, latest=self.seen.words[:1]),
+            tightened=lambda: self.tightened,
         )
 
     def put_in_force(self, policies: PolicySet) -> None:
@@ -210,9 +218,26 @@ def test_a_settled_answer_ends_with_the_window_the_certificate_and_the_set() -> 
     sidecar.now_ns = NOW_NS - 3600 * SECOND_NS
     assert sidecar.reason(check("/always")) == "unidentified"
     sidecar.now_ns = NOW_NS
+    assert sidecar.reason(check("/always")) == "unidentified"  # it had expired once
+    sidecar.seen.words[0] = NOW_NS
     assert sidecar.reason(check("/always")) == "allowed"
     sidecar.put_in_force(parsed(*BASE))
     assert sidecar.reason(check("/always")) == "no_policy"
+
+
+def test_a_settled_answer_ends_with_what_an_edit_takes_away_and_comes_back_with_it() -> None:
+    sidecar = Sidecar()
+    messages = [check("/always", number=number) for number in range(4)]
+    assert {sidecar.reason(message) for message in messages} == {"allowed"}
+    after = parsed(*[text for text in SET_TEXTS if "always" not in text])
+    sidecar.tightened = Tightened(SET.revision, tightening_of(SET, after))
+    record, _ = sidecar.told(messages[0])
+    assert (record["reason"], record["revision"]) == ("no_policy", after.revision)
+    assert sidecar.reason(check(number=9)) == "allowed"
+    sidecar.tightened = None
+    assert sidecar.reason(messages[0]) == "allowed"
+    sidecar.tightened = Tightened(after.revision, tightening_of(after, parsed(*BASE)))
+    assert sidecar.reason(messages[0]) == "allowed", "what is said of another revision is not said of this one"
 
 
 def test_a_settled_answer_ends_with_the_own_identity() -> None:
@@ -462,11 +487,15 @@ class TestAgreement:
         at_ns=st.lists(
             st.sampled_from([NOW_NS, CLOSES_NS - 1, CLOSES_NS, ENDS_NS, ENDS_NS + 1]), min_size=1, max_size=2
         ),
+        seen_ns=st.sampled_from([0, NOW_NS + 1, CLOSES_NS - 1, CLOSES_NS, ENDS_NS + 1]),
     )
-    def test_of_answers_and_records(self, messages: list[bytes], order: list[int], at_ns: list[int]) -> None:
+    def test_of_answers_and_records(
+        self, messages: list[bytes], order: list[int], at_ns: list[int], seen_ns: int
+    ) -> None:
+        self.OLD.seen.words[0] = seen_ns
         for number, place in enumerate(order):
             message = messages[place % len(messages)]
             self.OLD.now_ns = at_ns[number * len(at_ns) // len(order)]
-            newcomer = Sidecar(now_ns=self.OLD.now_ns)
+            newcomer = Sidecar(now_ns=self.OLD.now_ns, seen=self.OLD.seen)
             newcomer.in_force.policy = self.OLD.in_force.policy
             assert self.OLD.told(message) == newcomer.told(message)

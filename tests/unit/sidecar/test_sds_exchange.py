@@ -6,7 +6,7 @@ import contextlib
 from datetime import UTC, datetime
 
 import pytest
-from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_spiffe_validator_config_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_spiffe_validator_config_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
@@ -113,6 +113,20 @@ class TestResources:
         assert version(FIRST, "trust") == version(SECOND, "trust")
         less = made(TRUST.without(TrustDomain.parse("acme.example")))
         assert version(less, "trust") != version(FIRST, "trust")
+
+    def test_without_an_authority_no_certificate_passes_where_callers_without_ids_come_in(self) -> None:
+        def validation(resources: SdsResources) -> common_pb2.CertificateValidationContext:
+            found = resources.get("authorities")
+            assert found is not None
+            return secret_pb2.Secret.FromString(found.secret.value).validation_context
+
+        nobody = validation(FIRST)
+        assert list(nobody.verify_certificate_hash) == ["00" * 32]
+        assert not nobody.HasField("trusted_ca")
+        held = received_x509(response(svid(SHOP)), datetime.now(UTC)).svids[0]
+        somebody = validation(SdsResources.of(held, TRUST, ACME.certificate_pem))
+        assert somebody.trusted_ca.inline_bytes == ACME.certificate_pem
+        assert not somebody.verify_certificate_hash
 
     def test_without_an_svid_there_is_nothing_and_no_repr_has_a_key(self) -> None:
         assert SdsResources.of(None, TRUST).by_name == {}
