@@ -16,6 +16,7 @@ from authz.policy.asked_call import AskedCall, AskedCallError
 from authz.policy.asked_call_json import asked_call_from_json
 from authz.policy.errors import printable, quoted
 from authz.policy.evaluation import evaluate
+from authz.policy.explanation_json import answer
 from authz.policy.index import compile_index
 from authz.policy.policy_test import directory_of
 from authz.policy.remedy import nearest_word
@@ -71,22 +72,6 @@ def call_of(given: argparse.Namespace, directory: Directory) -> tuple[Call, int]
     except AskedCallError as error:
         flag = "--header" if error.field == "headers" else f"--{error.field}"
         raise UsageError(f"{flag}: {error}" if error.field else str(error)) from error
-
-
-def answer(decision: Decision) -> dict[str, Any]:
-    """Give an answer with the names of the command line's contract."""
-    shadow = decision.shadow
-    until_ns = decision.valid_until_ns
-    return {
-        "decision": decision.verdict.value,
-        "reason": decision.reason.value,
-        "policy": decision.policy,
-        "valid_until": None if until_ns is None else rfc3339_from_ns(until_ns),
-        "revision": decision.revision,
-        "shadow": None
-        if shadow is None
-        else {"decision": shadow.decision.value, "reason": shadow.reason.value, "policy": shadow.policy},
-    }
 
 
 def pretty_lines(given: argparse.Namespace, decision: Decision, at_ns: int) -> list[str]:

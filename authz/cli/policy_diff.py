@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from authz.cli.arguments import NO, USAGE, YES
 from authz.cli.json_lines import lines_of
 from authz.cli.output import add_output, output_of
-from authz.cli.policy_diff_text import difference_object, differences_for_people, kind_object, replay_for_people
+from authz.cli.policy_diff_text import differences_for_people, kind_object, replay_for_people
 from authz.errors import UsageError
 from authz.policy.asked_call import AskedCallError
 from authz.policy.difference import compare
+from authz.policy.difference_json import difference_object
 from authz.policy.errors import printable
 from authz.policy.garbage import collector_at_rest
 from authz.policy.index import compile_index

@@ -1,7 +1,7 @@
-"""What `authz diff` found, for people and as JSON.
+"""What `authz diff` found, for people; and recorded calls that changed, as JSON too.
 
 For people a difference is a line or two. Many of them are put together until they can be read: by who calls whom, then
-by whom they call. JSON has every one.
+by whom they call. JSON has every one (:mod:`authz.policy.difference_json`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from authz.decision import Verdict
 from authz.instant import rfc3339_from_ns
+from authz.policy.difference_json import call_object
 from authz.policy.errors import printable, quoted
 from authz.policy.window_words import instant
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from authz.policy.difference import Comparison
     from authz.policy.difference_groups import Difference
     from authz.policy.replay import ChangedKind, Replay
-    from authz.request import Call
 
 #: Of the spans of one change, so many are shown to a person.
 MAX_SPANS: Final = 3
@@ -127,43 +127,6 @@ def _span(span: Span) -> str:
     return " ".join(words)
 
 
-def difference_object(difference: Difference) -> dict[str, Any]:
-    """Give a difference as JSON has it; `spans` are the first of `times`."""
-    change = difference.change
-    return {
-        "callers": list(difference.callers),
-        "destinations": list(difference.destinations),
-        "operation": difference.operation,
-        "becomes": change.becomes.value,
-        "spans": [{"from": _instant(span.from_ns), "until": _instant(span.until_ns)} for span in change.spans],
-        "times": change.times.count,
-        "recurring": change.times.recurring,
-        "policy": change.policy,
-        "reason": change.reason.value,
-        "example": _call(difference.example, change.example_at_ns),
-    }
-
-
-def _instant(at_ns: int | None) -> str | None:
-    return None if at_ns is None else rfc3339_from_ns(at_ns)
-
-
-def _call(call: Call, at_ns: int) -> dict[str, Any]:
-    """Give a call as a line for `authz check --calls`; with `presentedBy` it is none, as a line has no tokens."""
-    headers = {name: value.decode("utf-8", "replace") for name, value in call.headers}
-    return {
-        "from": call.third_party if call.caller is None else str(call.caller),
-        **({} if call.presenter is None else {"presentedBy": str(call.presenter)}),
-        "to": call.service if call.direction == "inbound" else call.host,
-        "method": call.method,
-        "path": call.path,
-        **({"headers": headers} if headers else {}),
-        **({"tls": call.tls.value} if call.tls is not None else {}),
-        "direction": call.direction.value,
-        "at": rfc3339_from_ns(at_ns),
-    }
-
-
 # --- recorded calls ------------------------------------------------------------------------------------------------
 
 
@@ -197,5 +160,5 @@ def kind_object(kind: ChangedKind) -> dict[str, Any]:
         "count": kind.count,
         "first": rfc3339_from_ns(kind.first_ns),
         "last": rfc3339_from_ns(kind.last_ns),
-        "example": _call(kind.first.call, kind.first.at_ns),
+        "example": call_object(kind.first.call, kind.first.at_ns),
     }

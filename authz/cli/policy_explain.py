@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from authz.cli.arguments import NO, YES
 from authz.cli.output import add_output, output_of
-from authz.cli.policy_check import add_call_flags, answer, call_of, pretty_lines
+from authz.cli.policy_check import add_call_flags, call_of, pretty_lines
 from authz.decision import Verdict
 from authz.policy.errors import printable, quoted
 from authz.policy.explained_remedy import remedy_of
 from authz.policy.explanation import explain, place_of
-from authz.policy.explanation_json import explanation_as_json
+from authz.policy.explanation_json import answer, explanation_as_json
 from authz.policy.index import compile_index
 from authz.policy.policy_test import directory_of
 from authz.policy.schema import Kind

@@ -1,4 +1,4 @@
-"""An explanation as a JSON object, for the command line and for whoever else shows one."""
+"""An answer and its explanation as JSON objects, for the command line and for whoever else shows one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,27 @@ from authz.policy.explanation import place_of
 from authz.policy.schema import Kind
 
 if TYPE_CHECKING:
+    from authz.decision import Decision
     from authz.policy.compared_rule import ComparedRule
     from authz.policy.explained_ruling import Step
     from authz.policy.explanation import Explanation
     from authz.policy.policy_set import PolicySet
+
+
+def answer(decision: Decision) -> dict[str, Any]:
+    """Give an answer with the names of the contract."""
+    shadow = decision.shadow
+    until_ns = decision.valid_until_ns
+    return {
+        "decision": decision.verdict.value,
+        "reason": decision.reason.value,
+        "policy": decision.policy,
+        "valid_until": None if until_ns is None else rfc3339_from_ns(until_ns),
+        "revision": decision.revision,
+        "shadow": None
+        if shadow is None
+        else {"decision": shadow.decision.value, "reason": shadow.reason.value, "policy": shadow.policy},
+    }
 
 
 def explanation_as_json(policy_set: PolicySet, explanation: Explanation) -> dict[str, Any]:

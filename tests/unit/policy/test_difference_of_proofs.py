@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from authz.cli.policy_diff_text import difference_object
 from authz.decision import Verdict
 from authz.policy.difference import Comparison, compare
+from authz.policy.difference_json import difference_object
 from authz.policy.evaluation import evaluate
 from authz.policy.index import compile_index
 from tests.support.policy_sets import OPEN, document, parsed, service
