@@ -4,8 +4,9 @@ It is a second record of the same decision: with the id, the request id and the 
 call, but denied, for the reason that a new call would get from then on, with `cut: true`, and with what only the end
 knows: the status, the bytes of the bodies both ways and the time that the call took. Its `time` is that end.
 
-What the first record says and the end does not know (the route, the names of a caller from the mesh, what checking
-took) is null here, or 0; the decision's id leads there. `revision` is the set that was in force at the end.
+What the end does not know (the route, the names of a caller) is taken from the first record where control still has it,
+else null; what checking took is 0. The decision's id leads to the first record. `revision` is the set that was in force
+at the end.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class CutCall:
 
     `decision_id` has 32 characters. `policy` is the one that had allowed the call, `reason` why it is refused now.
     `service` and `third_party` are where an outbound call led to. `received_bytes` came from the caller,
-    `sent_bytes` went to it, both of bodies only.
+    `sent_bytes` went to it, both of bodies only. `caller_service`, `caller_third_party` and `route` are those of the
+    decision, None where it is not known any more.
     """
 
     decision_id: str
@@ -61,6 +63,9 @@ class CutCall:
     status: int | None
     received_bytes: int
     sent_bytes: int
+    caller_service: str | None = None
+    caller_third_party: str | None = None
+    route: str | None = None
 
 
 def cut_line(call: CutCall, *, sidecar: str, revision: str) -> bytes:
@@ -74,8 +79,8 @@ def cut_line(call: CutCall, *, sidecar: str, revision: str) -> bytes:
         "direction": call.direction.value,
         "caller": {
             "identity": None if call.caller is None else str(call.caller),
-            "service": None if inbound else sidecar,
-            "third_party": None,
+            "service": _name(call.caller_service) if inbound else sidecar,
+            "third_party": _name(call.caller_third_party),
             "presented_by": None if call.presenter is None else str(call.presenter),
             "address": call.address[:MAX_ADDRESS_CHARS],
         },
@@ -85,7 +90,7 @@ def cut_line(call: CutCall, *, sidecar: str, revision: str) -> bytes:
             "host": call.host[:MAX_HOST_BYTES],
         },
         "method": call.method[:MAX_METHOD_BYTES],
-        "route": None,
+        "route": call.route,
         "path": call.path.partition("?")[0][:MAX_PATH_BYTES],
         "protocol": call.protocol,
         "decision": call.reason.verdict.value,

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import marshal
 from json.encoder import encode_basestring_ascii
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from authz.instant import NS_PER_MS, NS_PER_S, rfc3339_from_ns
 from authz.records.errors import RecordError
+from authz.records.recorded_decision import DecisionKind, RecordedDecision
+
+if TYPE_CHECKING:
+    from authz.records.call_end import CallEnd
 
 #: pieces of lines that are kept, by their kinds: twice as many as one worker has
 _MOST_KINDS: Final = 4096
@@ -31,42 +35,58 @@ _BEFORE_CHECK_US: Final = (
     '"revision":%s,"valid_until":%s,"tls":{"version":%s,"cipher":%s,"peer_serial":%s},"check_us":'
 )
 _END: Final = ',"status":null,"bytes_received":null,"bytes_sent":null,"duration_ms":null,"cut":false}\n'
+_US_PER_MS: Final = 1000
 _ALLOWING: Final = frozenset({"allowed", "observed"})
 
 
 class RecordLines:
-    """Makes lines for the records of one sidecar; for one thread."""
+    """Reads the records of one sidecar, and makes their lines; for one thread."""
 
     __slots__ = ("_kinds", "_seconds", "_sidecar")
 
     def __init__(self, sidecar: str) -> None:
         self._sidecar = encode_basestring_ascii(sidecar)
-        self._kinds: dict[bytes, tuple[str, str, str]] = {}
+        self._kinds: dict[bytes, DecisionKind] = {}
         self._seconds: dict[int, str] = {}
 
     def line(self, packed: bytes) -> bytes:
         """Give the line of one packed decision, its line end included; raises RecordError for what is none."""
+        return self.text(self.read(packed))
+
+    def read(self, packed: bytes) -> RecordedDecision:
+        """Read one packed decision; raises RecordError for what is none."""
         try:
             decision_id, time_ns, request_id, address, path, check_us, kind = marshal.loads(packed)  # noqa: S302 its own program's bytes
-            before_address, before_path, before_check_us = self._kinds.get(kind) or self._kind(kind)
+            return RecordedDecision(
+                decision_id, time_ns, request_id, address, path, check_us, self._kinds.get(kind) or self._kind(kind)
+            )
+        except (ValueError, TypeError, EOFError, AttributeError) as error:
+            raise RecordError("a record cannot be read") from error
+
+    def text(self, recorded: RecordedDecision, end: CallEnd | None = None) -> bytes:
+        """Give the line of a decision, with what is known of its call's end; raises RecordError for what is none."""
+        decision_id, time_ns, request_id, address, path, check_us, kind = recorded
+        try:
+            before_address, before_path, before_check_us = kind.pieces
             second, rest_ns = divmod(time_ns, NS_PER_S)
             time = self._seconds.get(second) or self._second(second)
             return (
                 f'{{"decision_id":"{decision_id.decode("ascii")}","request_id":{_quoted(request_id)},'
                 f'"time":"{time}{rest_ns // NS_PER_MS:03d}{before_address}{_quoted(address)}{before_path}'
-                f"{_quoted(path)}{before_check_us}{check_us:d}{_END}"
+                f"{_quoted(path)}{before_check_us}{check_us:d}{_END if end is None else _ended(end)}"
             ).encode("ascii")
-        except (ValueError, TypeError, EOFError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise RecordError("a record cannot be read") from error
 
-    def _kind(self, packed: bytes) -> tuple[str, str, str]:
+    def _kind(self, packed: bytes) -> DecisionKind:
         """Write what all records of a kind have in common."""
+        facts = marshal.loads(packed)  # noqa: S302 its own program's bytes
         (
             inbound, _, caller, presenter, host, method,
             reason, policy, shadow, revision, valid_until_ns,
             caller_service, caller_third_party, destination_service, destination_third_party, route,
             protocol, tls_version, tls_cipher, peer_serial,
-        ) = marshal.loads(packed)  # fmt: skip  # noqa: S302 its own program's bytes
+        ) = facts  # fmt: skip
         pieces = (
             _BEFORE_ADDRESS
             % (
@@ -101,8 +121,8 @@ class RecordLines:
         )
         if len(self._kinds) >= _MOST_KINDS:
             self._kinds.clear()
-        self._kinds[packed] = pieces
-        return pieces
+        kind = self._kinds[packed] = DecisionKind(facts, pieces, allows=reason in _ALLOWING)
+        return kind
 
     def _second(self, second: int) -> str:
         """Write an instant as far as its second, with the dot behind it."""
@@ -111,6 +131,14 @@ class RecordLines:
             self._seconds.clear()
         self._seconds[second] = text
         return text
+
+
+def _ended(end: CallEnd) -> str:
+    status = _NULL if end.status is None else f"{end.status:d}"
+    return (
+        f',"status":{status},"bytes_received":{end.received_bytes:d},"bytes_sent":{end.sent_bytes:d},'
+        f'"duration_ms":{end.duration_us / _US_PER_MS!r},"cut":false}}\n'
+    )
 
 
 def _quoted(text: str | None) -> str:
