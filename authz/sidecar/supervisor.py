@@ -228,11 +228,18 @@ class Supervisor:
             os.kill(self._control_pid, signal.SIGHUP)
         self._generations.tick()
         self._look_at_control()
-        if self._hold is not None:
-            self._hold.look()
+        self._look_at_hold()
         self._keep_running()
         self._tell_own_policy()
         self._tell_status()
+
+    def _look_at_hold(self) -> None:
+        if self._hold is None:
+            return
+        had_listened = self._hold.has_listened
+        self._hold.look()
+        if self._hold.has_listened and not had_listened and self._status is not None:
+            self._changed()
 
     def _require_sockets(self) -> None:
         for listener in self._listeners:
@@ -396,7 +403,8 @@ class Supervisor:
         revision = self._generations.revision
         self._status = StatusNotice(
             serial=(0 if self._status is None else self._status.serial) + 1,
-            ready=revision is not None and self._has_identity,
+            # A long call that comes before there is who holds it is refused.
+            ready=revision is not None and self._has_identity and (self._hold is None or self._hold.has_listened),
             revision=revision,
             faults=self._generations.faults,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -105,6 +106,11 @@ def cut_of(response: Response) -> tuple[int, str]:
     headers = {each.header.key: each.header.raw_value.decode() for each in reply.headers.set_headers}
     assert reply.details == f"authz_hold_cut:{headers['x-authz-reason']}"
     return reply.status.code, headers["x-authz-reason"]
+
+
+def test_a_sidecar_is_ready_when_there_is_who_holds_long_calls(tmp_path: Path) -> None:
+    with sidecar_of(tmp_path, f"{SET}---{ALL}") as holding, socket.socket(socket.AF_UNIX) as envoy:
+        envoy.connect(str(holding.socket))
 
 
 def test_a_call_that_was_allowed_is_held_until_its_grant_is_lost(holding: Holding) -> None:

@@ -43,6 +43,8 @@ class HoldSeen:
         self._told = 0
         #: the process, 0 while there is none
         self.pid = 0
+        #: whether one has ever listened: it beats from then on
+        self.has_listened = False
 
     def keep_running(self, forget: Callable[[], None]) -> None:
         """Start one where there is none; `forget` closes in the child what is not for it."""
@@ -82,6 +84,7 @@ class HoldSeen:
         beats = self._shared.hold_cell.beats
         if beats != self._beats:
             self._beats, self._missed = beats, 0
+            self.has_listened = True
             return
         self._missed += 1
         if self._missed >= HUNG_AFTER_LOOKS and time.monotonic() - self._started_s > START_PATIENCE_S:
