@@ -9,6 +9,7 @@ from posixpath import normpath
 from typing import TYPE_CHECKING
 
 from authz.cli.arguments import YES
+from authz.cli.sidecar_records import add_record_flags, record_settings
 from authz.errors import UsageError
 from authz.sidecar.errors import SidecarError
 from authz.sidecar.settings import MAX_WORKERS, Audit, CheckTransport, SidecarSettings, default_workers
@@ -72,8 +73,9 @@ def add_commands(commands: Subcommands) -> None:
     parser.add_flag(
         "--access-log-socket",
         metavar="PATH",
-        help="the unix socket (mode 0600) on which Envoy tells of failed handshakes, for the decision log",
+        help="the unix socket (mode 0600) on which Envoy tells of calls that ended and of failed handshakes",
     )
+    add_record_flags(parser)
     parser.add_flag(
         "--hold-socket",
         metavar="PATH",
@@ -148,6 +150,7 @@ def _sidecar(given: argparse.Namespace) -> int:
             authorities=tuple(_authority(text) for text in given.authority or ()),
             workers=_workers(given.workers, transport),
             audit=_audit(given, transport),
+            **record_settings(given, transport),
             unsafe_clock_file=given.unsafe_clock_file,
             accept_clock=given.accept_clock,
         ),
@@ -170,8 +173,8 @@ def _workers(workers: int | None, transport: CheckTransport) -> int:
 
 def _audit(given: argparse.Namespace, transport: CheckTransport) -> Audit:
     audit = Audit(given.audit)
-    if audit is Audit.STRICT and given.decision_log is None:
-        raise UsageError("--audit strict: say with --decision-log where records go")
+    if audit is Audit.STRICT and given.decision_log is None and given.hub is None:
+        raise UsageError("--audit strict: say with --decision-log or --hub where records go")
     if audit is Audit.STRICT and transport is CheckTransport.GRPCIO:
         raise UsageError("--audit strict: not with --check-transport grpcio")
     return audit
@@ -179,8 +182,8 @@ def _audit(given: argparse.Namespace, transport: CheckTransport) -> Audit:
 
 def _access_log_socket(given: argparse.Namespace, transport: CheckTransport) -> str | None:
     path: str | None = given.access_log_socket
-    if path is not None and given.decision_log is None:
-        raise UsageError("--access-log-socket: say with --decision-log where records go")
+    if path is not None and given.decision_log is None and given.hub is None:
+        raise UsageError("--access-log-socket: say with --decision-log or --hub where records go")
     if path is not None and transport is CheckTransport.GRPCIO:
         raise UsageError("--access-log-socket: not with --check-transport grpcio")
     return path

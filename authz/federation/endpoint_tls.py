@@ -83,7 +83,7 @@ def _handshake_with(server: SpiffeId, trust: Trust) -> type[ssl.SSLObject]:
         def do_handshake(self) -> None:
             super().do_handshake()
             try:
-                require_server(_presented_chain(self), server, trust, datetime.now(UTC))
+                require_server(presented_chain(self), server, trust, datetime.now(UTC))
             except AuthzError as exc:
                 # asyncio takes a handshake for failed by this class alone; the number is OpenSSL's SSL_ERROR_SSL.
                 reason = str(exc)[:_MAX_REASON_CHARACTERS]
@@ -92,7 +92,7 @@ def _handshake_with(server: SpiffeId, trust: Trust) -> type[ssl.SSLObject]:
     return HandshakeWithServer
 
 
-def _presented_chain(connection: ssl.SSLObject) -> tuple[bytes, ...]:
+def presented_chain(connection: ssl.SSLObject) -> tuple[bytes, ...]:
     """Give what the server presented, in DER, leaf first."""
     # Python 3.13 has this as a method of its own; before, only the object that it wraps has it.
     public: Any = getattr(connection, "get_unverified_chain", None)

@@ -54,6 +54,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.tracing.v3 import CustomTag, CustomTagLiteral
 
 from authz.proxy.access_log_names import (
+    CALLS_LOG,
     CERTIFICATE_TAG,
     CHAIN_TAG,
     CONTENT_TYPE_HEADER,
@@ -109,6 +110,8 @@ HAS_RUN: Final = (
 FLUSH_INTERVAL: Final = timedelta(milliseconds=200)
 #: What runs may have to be ended.
 RUNNING_FLUSH_INTERVAL: Final = timedelta(milliseconds=50)
+#: So often it is told of a call that runs how many bytes have gone over the wire: an interval of flows has 10 s.
+BYTES_INTERVAL: Final = timedelta(seconds=5)
 BUFFER_BYTES: Final = 16_384
 
 
@@ -155,10 +158,11 @@ def cut_calls(spec: SidecarSpec, direction: Direction) -> list[AccessLog]:
 
 
 def while_they_run(spec: SidecarSpec) -> HttpConnectionManagerHcmAccessLogOptions | None:
-    """Give what has calls tell of themselves while they run, None where nobody could end them."""
-    if not spec.drains:
+    """Give how often calls tell of themselves while they run, None where nobody receives it."""
+    if spec.access_log_socket is None:
         return None
-    return HttpConnectionManagerHcmAccessLogOptions(access_log_flush_interval=RUNNING_INTERVAL)
+    interval = RUNNING_INTERVAL if spec.drains else BYTES_INTERVAL
+    return HttpConnectionManagerHcmAccessLogOptions(access_log_flush_interval=interval)
 
 
 def _calls_log(name: str, tags: list[CustomTag], which: AccessLogFilter) -> AccessLog:
@@ -178,6 +182,17 @@ def _of_type(of: AccessLogType) -> AccessLogFilter:
 
 def _both(one: AccessLogFilter, other: AccessLogFilter) -> AccessLogFilter:
     return AccessLogFilter(and_filter=AndFilter(filters=[one, other]))
+
+
+def all_calls(spec: SidecarSpec) -> list[AccessLog]:
+    """Give the access log of a listener's calls, each when it ends, or none where nobody receives it.
+
+    By the decision's id, which the check has left in the metadata, each is joined with its decision.
+    """
+    if spec.access_log_socket is None:
+        return []
+    config = HttpGrpcAccessLogConfig(common_config=_to_the_receiver(CALLS_LOG))
+    return [AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(config))]
 
 
 def _only(expression: str) -> AccessLogFilter:

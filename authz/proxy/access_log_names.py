@@ -9,6 +9,8 @@ HANDSHAKES_LOG: Final = "handshakes"
 #: Has the milliseconds that the handshake took, and is missing where none succeeded.
 HANDSHAKE_TAG: Final = "handshake_ms"
 
+#: Every call, when it ends, and those that run long every while.
+CALLS_LOG: Final = "calls"
 CUTS_LOG: Final = "cuts"
 #: Entries about calls that are under way have this name, those of ends the other one.
 RUNNING_LOG: Final = "running"

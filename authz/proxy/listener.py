@@ -52,7 +52,7 @@ from envoy_data_plane.envoy.extensions.request_id.uuid.v3 import UuidRequestIdCo
 from envoy_data_plane.google.protobuf import Struct
 
 from authz.proxy import hardening
-from authz.proxy.access_log import cut_calls, failed_handshakes, while_they_run
+from authz.proxy.access_log import all_calls, cut_calls, failed_handshakes, while_they_run
 from authz.proxy.address_filter import address_filter
 from authz.proxy.addresses import TcpAddress
 from authz.proxy.check_filter import check_filter
@@ -195,7 +195,7 @@ def _connection_manager(spec: SidecarSpec, direction: Direction, routes: RouteCo
         # The app's own `server` header is its own business, and ours is nobody's.
         server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         local_reply_config=cut_replies(),
-        access_log=cut_calls(spec, direction),
+        access_log=[*cut_calls(spec, direction), *all_calls(spec)],
         access_log_options=while_they_run(spec),
         normalize_path=False,
         merge_slashes=False,

@@ -22,3 +22,8 @@ class Doorbell:
         with contextlib.suppress(BlockingIOError):
             while os.read(self.descriptor, 4096):
                 pass
+
+    def close(self) -> None:
+        """Give the descriptors back; who shares the bell keeps theirs."""
+        os.close(self.descriptor)
+        os.close(self._rung)

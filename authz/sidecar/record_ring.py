@@ -104,20 +104,25 @@ class RingProducer:
 
 
 class RingConsumer:
-    """The end that takes; there is one at a time."""
+    """The end that takes; there is one at a time.
 
-    __slots__ = ("_capacity", "_doubted", "_memory", "_words")
+    It may read on beyond what is committed: who is killed then is followed by one that reads the same again.
+    """
+
+    __slots__ = ("_capacity", "_doubted", "_memory", "_read", "_words")
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
         self._words = memoryview(memory)[:_HEADER_BYTES].cast("Q")
         self._capacity = len(memory) - _HEADER_BYTES
         self._doubted = -1
+        #: as far as `read_on` has come
+        self._read = 0
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is there to be taken."""
-        return self._words[_HEAD] == self._words[_TAIL]
+        """Whether nothing is there to be taken, or read on."""
+        return self._words[_HEAD] == max(self._words[_TAIL], self._read)
 
     @property
     def lost(self) -> int:
@@ -129,17 +134,45 @@ class RingConsumer:
         """How often something was skipped that no producer had put so."""
         return self._words[_CORRUPT]
 
+    @property
+    def committed(self) -> int:
+        """The position up to which everything was dealt with."""
+        return self._words[_TAIL]
+
+    @property
+    def capacity(self) -> int:
+        """How many bytes of entries the ring holds."""
+        return self._capacity
+
+    @property
+    def used_share(self) -> float:
+        """How much of the room is taken: 1 where nothing more finds any."""
+        return min(1.0, max(0, self._words[_HEAD] - self._words[_TAIL]) / self._capacity)
+
     def sleep(self) -> bool:
         """Say that the next record is to wake this end; False where there is one already."""
         self._words[_SLEEPS] = 1
         return self.is_empty
 
-    def take(self, limit_bytes: int = DEFAULT_TAKE_BYTES) -> list[Entry]:
-        """Give the oldest records that are not committed, in order; the same again until they are."""
-        head, position = self._words[_HEAD], self._words[_TAIL]
-        capacity = self._capacity
+    def take(self, limit_bytes: int = DEFAULT_TAKE_BYTES, *, after: int = 0) -> list[Entry]:
+        """Give the oldest records that are not committed, in order; the same again until they are.
+
+        `after` leaves out what stands before that position.
+        """
+        return self._entries(max(after, self._words[_TAIL]), limit_bytes)
+
+    def read_on(self, limit_bytes: int = DEFAULT_TAKE_BYTES) -> list[Entry]:
+        """Give the records behind those that were read on before, committed or not."""
+        taken = self._entries(max(self._read, self._words[_TAIL]), limit_bytes)
+        if taken:
+            self._read = taken[-1].end
+        return taken
+
+    def _entries(self, position: int, limit_bytes: int) -> list[Entry]:
+        head = self._words[_HEAD]
+        capacity, start_position = self._capacity, position
         if not 0 <= head - position <= capacity or head % _STEP_BYTES or position % _STEP_BYTES:
-            self._skip(head)
+            self._skip(head, start_position)
             return []
         memory, unpack = self._memory, _ENTRY.unpack_from
         taken: list[Entry] = []
@@ -166,7 +199,7 @@ class RingConsumer:
                     continue
             # A processor that reorders stores may show `head` before the entry: it is looked at twice.
             if self._doubted == position and not taken:
-                self._skip(head)
+                self._skip(head, start_position)
             elif not taken:
                 self._doubted = position
             break
@@ -176,10 +209,13 @@ class RingConsumer:
         """Give the room of everything up to `end` back; it is never taken again."""
         self._words[_TAIL] = end
 
-    def _skip(self, head: int) -> None:
+    def _skip(self, head: int, position: int) -> None:
+        """Go on behind what no producer can have put; what was read on before it and is not committed stays."""
         self._words[_CORRUPT] = (self._words[_CORRUPT] + 1) % 2**64
         # A head that no producer can have written is put right as well, or nothing would ever fit again.
         if head % _STEP_BYTES:
             head = self._words[_HEAD] = (head + _STEP_BYTES) & -_STEP_BYTES % 2**64
-        self._words[_TAIL] = head
+        if position == self._words[_TAIL] or not 0 <= head - self._words[_TAIL] <= self._capacity:
+            self._words[_TAIL] = head
+        self._read = head
         self._doubted = -1

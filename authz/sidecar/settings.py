@@ -17,6 +17,11 @@ MAX_WORKERS: Final = 16
 #: how often hours are worked out anew; the index is exact for 34 days, and denies from 400 days on
 RENEWAL_S: Final = 24 * 3600.0
 
+#: hours of a busy sidecar's batches: one of some hundred flows has about 10 KiB, packed
+SPOOL_MAX_BYTES: Final = 64 * 1024 * 1024
+#: decision logs that were moved away
+DECISION_LOG_FILES: Final = 5
+
 
 class CheckTransport(StrEnum):
     """Who speaks HTTP/2 with Envoy."""
@@ -49,6 +54,9 @@ class SidecarSettings:
 
     `unsafe_clock_file` says what is taken for the time, in tests. `accept_clock`: the clock is right, whatever was seen
     before.
+
+    `hub` is where records go, with the token in `hub_token_file`; `metrics` is HOST:PORT. A decision log that has
+    `decision_log_max_bytes` is moved away, and so many moved ones are kept.
     """
 
     service: str
@@ -61,6 +69,13 @@ class SidecarSettings:
     sds_socket: str | None = None
     svid_files: str | None = None
     access_log_socket: str | None = None
+    decision_log_max_bytes: int | None = None
+    decision_log_files: int = DECISION_LOG_FILES
+    hub: str | None = None
+    hub_token_file: str | None = None
+    spool_max_bytes: int = SPOOL_MAX_BYTES
+    metrics: str | None = None
+    otlp_endpoint: str | None = None
     hold_socket: str | None = None
     listeners: str | None = None
     egress_socket: str | None = None
@@ -75,14 +90,34 @@ class SidecarSettings:
 
     @property
     def has_services(self) -> bool:
-        """Whether control is to speak gRPC."""
-        sockets = (self.sds_socket, self.workload_api, self.access_log_socket, self.egress_socket)
-        return any(each is not None for each in sockets)
+        """Whether control is to speak over sockets."""
+        return any(
+            each is not None
+            for each in (
+                self.sds_socket,
+                self.workload_api,
+                self.access_log_socket,
+                self.egress_socket,
+                self.hub,
+                self.metrics,
+                self.otlp_endpoint,
+            )
+        )
+
+    @property
+    def keeps_records(self) -> bool:
+        """Whether anybody is told of decisions."""
+        return any(each is not None for each in (self.decision_log, self.hub, self.metrics, self.otlp_endpoint))
 
     @property
     def delivers_identity(self) -> bool:
         """Whether control has more to do with the identity than to read it from files for the workers."""
-        return self.workload_api is not None or self.sds_socket is not None or self.svid_files is not None
+        return (
+            self.workload_api is not None
+            or self.sds_socket is not None
+            or self.svid_files is not None
+            or (self.hub is not None and self.identity_directory is not None)
+        )
 
     @property
     def has_identity_source(self) -> bool:

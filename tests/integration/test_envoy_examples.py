@@ -16,7 +16,7 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from authz.cli.main import main
 from authz.policy_folder import load_policy_folder
 from authz.proxy import hardening
-from authz.proxy.access_log import access_log_clusters, cut_calls, failed_handshakes
+from authz.proxy.access_log import access_log_clusters, all_calls, cut_calls, failed_handshakes
 from authz.proxy.addresses import TcpAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.check_filter import authz_cluster, check_extensions, check_filter
@@ -122,6 +122,8 @@ def test_the_fragments_are_what_the_program_writes() -> None:
     assert told["handshakes"] == as_json(log)
     (cuts,) = cut_calls(replace(spec, identity="spiffe://shop.example/ns/shop/sa/orders"), Direction.INBOUND)
     assert told["cuts"] == as_json(cuts)
+    (calls,) = all_calls(spec)
+    assert told["calls"] == as_json(calls)
     assert told["receiver"] == _without_modes(as_json(receiver))
     assert told["removal"] == as_json(hardening.removal_after_the_check())
     assert told["routes"]["routes"] == [as_json(route) for route in inbound_routes(spec).virtual_hosts[0].routes[:2]]

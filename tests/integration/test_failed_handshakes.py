@@ -126,7 +126,7 @@ def _host(record: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, heard: bool = True) -> Iterator[Bench]:
+def running(folder: Path, *arguments: str, heard: bool = True) -> Iterator[Bench]:
     """Run them; where nothing is `heard`, Envoy tells a socket on which nobody listens."""
     policies = Path(write(folder / "policies", *ORDERS_AND_CATALOG, ORDERS_READ_CATALOG))
     own = authority("shop.example")
@@ -143,7 +143,7 @@ def running(folder: Path, *, heard: bool = True) -> Iterator[Bench]:
         flags = ("--access-log-socket", access_log) if heard else ()
         sidecar = stack.enter_context(
             SidecarProcess(
-                *("--decision-log", str(folder / "decisions"), *flags),
+                *("--decision-log", str(folder / "decisions"), *flags, *arguments),
                 service="catalog",
                 policies=policies,
                 folder=folder,

@@ -80,7 +80,7 @@ def run_worker(
             authorities=AuthorityPage(shared.authorities),
         ),
         in_force=in_force,
-        record=_unrecorded if settings.decision_log is None else RingRecorder(ring, cell=cell, strict=strict),
+        record=RingRecorder(ring, cell=cell, strict=strict) if settings.keeps_records else _unrecorded,
         hold=RingHold(
             RingProducer(shared.notices[cell.number], wake=shared.notices_bell.ring), generation=cell.generation
         )

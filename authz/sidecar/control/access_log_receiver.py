@@ -1,8 +1,8 @@
 """Envoy's access log service: takes the entries of each stream apart by what they are about, and waits for nobody.
 
 Envoy sends as fast as it can and keeps nothing; so does this: a message is read, its entries are handed over, and what
-finds no room is a number. There are entries of connections (failed handshakes) and of calls (that were cut); each kind
-has a sink.
+finds no room is a number. There are entries of connections (failed handshakes), of calls (that were cut), and of
+every call: those are handed over unread. Each kind has a sink.
 
 Runs in the loop that hosts control's services; sinks are called there and must not block.
 
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import grpc
 from envoy.service.accesslog.v3 import als_pb2
+from google.protobuf.message import DecodeError
 
+from authz.proxy.access_log_names import CALLS_LOG
 from authz.workload_api.peer_front import PeerFront
 
 if TYPE_CHECKING:
@@ -75,7 +77,10 @@ class Heard(Generic[Entry, Value]):
 
 
 class AccessLogReceiver:
-    """The service on a unix socket of mode 0600; `connections` and `calls` get the entries of what they are called."""
+    """The service on a unix socket of mode 0600; `connections` and `calls` get the entries of what they are called.
+
+    `ended` gets the messages of the log of all calls, as they came.
+    """
 
     name = "access log"
 
@@ -85,10 +90,12 @@ class AccessLogReceiver:
         *,
         connections: Callable[[Iterable[TCPAccessLogEntry]], None],
         calls: Callable[[Iterable[HTTPAccessLogEntry]], None],
+        ended: Callable[[bytes], None] | None = None,
     ) -> None:
         self._socket = socket
         self._connections = connections
         self._calls = calls
+        self._ended = ended
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Receive until cancelled; raises an AuthzError where the socket cannot be listened on."""
@@ -109,17 +116,29 @@ class AccessLogReceiver:
             {
                 METHOD: grpc.stream_unary_rpc_method_handler(
                     self._stream,
-                    request_deserializer=als_pb2.StreamAccessLogsMessage.FromString,
                     response_serializer=als_pb2.StreamAccessLogsResponse.SerializeToString,
                 )
             },
         )
 
     async def _stream(
-        self, messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], _: grpc.aio.ServicerContext
+        self, messages: AsyncIterator[bytes], _: grpc.aio.ServicerContext
     ) -> als_pb2.StreamAccessLogsResponse:
+        log_name = None
         async for message in messages:
-            self.take(message)
+            if log_name == CALLS_LOG and self._ended is not None:
+                self._ended(message)
+                continue
+            try:
+                read = als_pb2.StreamAccessLogsMessage.FromString(message)
+            except DecodeError:
+                continue  # Envoy sends none that is none, and nobody else is let in
+            # Only the first message of a stream says which log it is of.
+            log_name = log_name or read.identifier.log_name
+            if log_name == CALLS_LOG and self._ended is not None:
+                self._ended(message)
+            else:
+                self.take(read)
         return als_pb2.StreamAccessLogsResponse()
 
     def take(self, message: als_pb2.StreamAccessLogsMessage) -> None:

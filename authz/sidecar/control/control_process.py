@@ -6,7 +6,6 @@ for the workers, and writes the status file. It outlives a supervisor that was k
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
@@ -16,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from authz.errors import AuthzError
-from authz.records.record_lines import RecordLines
 from authz.sidecar.channel import (
     Channel,
     ControlFailed,
@@ -30,26 +28,31 @@ from authz.sidecar.channel import (
     StatusWritten,
 )
 from authz.sidecar.control.clock_guard import ClockGuard
-from authz.sidecar.control.decision_log import DecisionLog
+from authz.sidecar.control.control_records import ControlRecords
 from authz.sidecar.control.folder_watch import FolderWatch
-from authz.sidecar.control.record_drain import Journal, RecordDrain
+from authz.sidecar.control.policy_lag import PolicyLag
 from authz.sidecar.control.status_file import StatusFile
-from authz.sidecar.record_ring import RingConsumer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
 
+    from authz.identity.held_svid import HeldSvid
+    from authz.identity.trust import Trust
     from authz.records.cut_call import CutCall
     from authz.sidecar.authority_page import AuthorityPage
     from authz.sidecar.control.authority_files import AuthorityFiles
     from authz.sidecar.control.control_services import ControlServices
     from authz.sidecar.control.cut_records import CutRecords
+    from authz.sidecar.control.ended_calls import HeardCalls
     from authz.sidecar.control.handshake_records import HandshakeRecords
     from authz.sidecar.control.identity_delivery import IdentityDelivery
+    from authz.sidecar.control.otlp_export import OtlpExport
     from authz.sidecar.control.own_identity import FileIdentity
     from authz.sidecar.control.running_calls import RunningCalls
+    from authz.sidecar.control.shipper import Shipper
+    from authz.sidecar.control.spool import SpooledBatch
     from authz.sidecar.control.trust_files import TrustFiles
     from authz.sidecar.control.written_trust import WrittenTrust
     from authz.sidecar.identity_page import IdentityPage
@@ -87,18 +90,24 @@ class ControlProcess:
         self._supervisor = supervisor
         self._settings = settings
         self._shared = shared
-        self._log = None if settings.decision_log is None else DecisionLog(settings.decision_log)
-        self._rings = [RingConsumer(memory) for memory in shared.rings]
-        self._drain = RecordDrain(
-            rings=self._rings,
-            log=self._log,
-            journal=Journal(shared.journal),
-            line=RecordLines(settings.service).line,
+        heard = _heard_calls() if settings.access_log_socket is not None else None
+        otlp = None if settings.otlp_endpoint is None else _otlp(settings.otlp_endpoint, settings.service)
+        self._records = ControlRecords(
+            settings,
+            shared,
+            heard=heard,
+            status=self._status_now,
+            written=self._batches_written,
+            told=None if otlp is None else otlp.told,
             lost_grant=self._lost_grant,
         )
+        self._notice: StatusNotice | None = None
+        self._lag = PolicyLag()
+        self._delivery: IdentityDelivery | None = None
+        self._shipper: Shipper | None = None
+        self._access_log: tuple[HandshakeRecords, CutRecords] | None = None
         self._status = StatusFile(service=settings.service, state=settings.state, pid=pid)
         self._identity = _identity(settings, shared)
-        self._notice: StatusNotice | None = None
         self._services = _services() if settings.has_services else None
         self._delivery = self._identity_delivery(settings)
         self._trust = (
@@ -107,7 +116,11 @@ class ControlProcess:
             else None
         )
         self._running = self._running_calls(settings)
-        self._access_log = self._access_log_records(settings)
+        self._access_log = self._access_log_records(settings, heard)
+        self._shipper = self._add_shipper(settings)
+        self._add_metrics(settings)
+        if otlp is not None and self._services is not None:
+            self._services.add(otlp)
         self._clock = ClockGuard(settings, shared.clock, changed=self._clock_changed)
         self._clock_said = True
         self._refused_addresses = self._egress_records(settings)
@@ -116,7 +129,7 @@ class ControlProcess:
         self._changed = False
         self._told_to_end = self._told_to_reopen = False
         self._files_s = self._counted_s = -FILES_S
-        self._counted = (0, 0, 0)
+        self._refused = 0
 
     def run(self) -> None:
         """Work until told to end, or left alone."""
@@ -142,7 +155,7 @@ class ControlProcess:
                 self._services.look()
             self._look_at_access_log()
             self._shared.control_cell.beat()
-            idle = 0 if self._drain.drain() else idle + 1
+            idle = 0 if self._records.look() else idle + 1
             self._look_at_files()
             if not self._clock_said:
                 self._clock_said = True
@@ -170,8 +183,71 @@ class ControlProcess:
             status_changed=self._write_status,
         )
 
-    def _access_log_records(self, settings: SidecarSettings) -> tuple[HandshakeRecords, CutRecords] | None:
-        if settings.access_log_socket is None or self._services is None:
+    def _add_shipper(self, settings: SidecarSettings) -> Shipper | None:
+        spool = self._records.spool
+        if settings.hub is None or spool is None or self._services is None:
+            return None
+        # aiohttp is large, and most of control does not need it.
+        from authz.sidecar.control.hub_address import hub_address  # noqa: PLC0415
+        from authz.sidecar.control.shipper import Shipper, nobody  # noqa: PLC0415
+
+        services, delivery = self._services, self._delivery
+
+        def identity() -> tuple[HeldSvid | None, Trust | None]:
+            now = None if delivery is None else delivery.identity.now
+            return (None, None) if now is None else (now.held, now.trust)
+
+        def set_aside(batch: SpooledBatch) -> None:
+            spool.set_aside(batch)
+            services.call(shipper.wake)
+
+        shipper = Shipper(
+            hub_address(settings.hub),
+            spool,
+            identity=nobody if delivery is None else identity,
+            token_file=settings.hub_token_file,
+            refused=lambda batch: services.hand_over(lambda: set_aside(batch)),
+        )
+        services.add(shipper)
+        return shipper
+
+    def _add_metrics(self, settings: SidecarSettings) -> None:
+        if settings.metrics is None or self._services is None:
+            return
+        # prometheus-client and aiohttp are large, and most of control does not need them.
+        from authz.sidecar.control.metrics import MetricsServer, SidecarMetrics, SidecarNow  # noqa: PLC0415
+
+        def now() -> SidecarNow:
+            revision, ready, svid_expires_ns = self._status_now()
+            return SidecarNow(
+                revision=revision,
+                ready=ready,
+                svid_expires_ns=svid_expires_ns,
+                lag_s=self._lag.lag_s,
+                refused=sum(cell.refused for cell in self._shared.worker_cells),
+            )
+
+        metrics = SidecarMetrics(self._records, shipper=self._shipper, now=now)
+        self._services.add(MetricsServer(settings.metrics, metrics))
+
+    def _batches_written(self) -> None:
+        if self._services is not None and self._shipper is not None:
+            self._services.call(self._shipper.wake)
+
+    def _status_now(self) -> tuple[str | None, bool, int | None]:
+        """Give the revision, whether the sidecar is ready, and the end of its SVID."""
+        notice = self._notice
+        held = None if self._delivery is None else self._delivery.identity.now.held
+        return (
+            None if notice is None else notice.revision,
+            notice is not None and notice.ready,
+            None if held is None else held.svid.not_after_ns,
+        )
+
+    def _access_log_records(
+        self, settings: SidecarSettings, heard: HeardCalls | None
+    ) -> tuple[HandshakeRecords, CutRecords] | None:
+        if settings.access_log_socket is None or self._services is None or heard is None:
             return None
         # grpcio and Envoy's messages are large, and most of control does not need them.
         from authz.sidecar.control.access_log_message import failed_handshake  # noqa: PLC0415
@@ -183,12 +259,23 @@ class ControlProcess:
         handshakes, cuts = Heard(failed_handshake), Heard(end_of_call)
         running = None if self._running is None else self._running.heard
         self._services.add(
-            AccessLogReceiver(settings.access_log_socket, connections=handshakes.add, calls=_both(cuts.add, running)),
+            AccessLogReceiver(
+                settings.access_log_socket,
+                connections=handshakes.add,
+                calls=_both(cuts.add, running),
+                ended=heard.add,
+            ),
         )
-        name, put = settings.service, self._drain.put
+        name, records = settings.service, self._records
         return (
-            HandshakeRecords(heard=handshakes, sidecar=name, put=put, now_ns=time.time_ns()),
-            CutRecords(heard=cuts, sidecar=name, put=put),
+            HandshakeRecords(
+                heard=handshakes,
+                sidecar=name,
+                put=records.put,
+                now_ns=time.time_ns(),
+                counted=records.journal.add_failed_handshakes,
+            ),
+            CutRecords(heard=cuts, sidecar=name, put=records.put, cut=records.recording.cut),
         )
 
     def _running_calls(self, settings: SidecarSettings) -> RunningCalls | None:
@@ -237,11 +324,9 @@ class ControlProcess:
             refused=lambda call: heard.add((call,)),
         )
         self._services.add(AddressServer(settings.egress_socket, answers))
-        return (CutRecords(heard=heard, sidecar=settings.service, put=self._put_own),)
-
-    def _put_own(self, line: bytes) -> None:
-        if self._log is not None:
-            self._drain.put(line)
+        return (
+            CutRecords(heard=heard, sidecar=settings.service, put=self._records.put, cut=self._records.recording.cut),
+        )
 
     def _say_usable(self, *, usable: bool) -> None:
         self._supervisor.send(IdentityNotice(usable=usable))
@@ -264,7 +349,7 @@ class ControlProcess:
         if idle_looks < _ASLEEP_AFTER_LOOKS:
             return LOOK_S
         # All of them, whatever the first one says.
-        asleep = [ring.sleep() for ring in self._rings]
+        asleep = [ring.sleep() for ring in self._records.rings]
         return ASLEEP_S if all(asleep) else 0.0
 
     def _reopen(self, *_: object) -> None:
@@ -293,6 +378,7 @@ class ControlProcess:
                     return False
                 case StatusNotice() as notice, _:
                     self._notice = notice
+                    self._lag.told(stale=bool(notice.faults))
                     for records in (*(self._access_log or ()), *self._refused_addresses):
                         records.revision = notice.revision or ""
                     self._write_status()
@@ -310,13 +396,12 @@ class ControlProcess:
 
     def _look_at_files(self) -> None:
         now_s = time.monotonic()
-        if self._log is not None and self._told_to_reopen:
+        if self._told_to_reopen:
             self._told_to_reopen = False
-            self._log.reopen()
+            self._records.reopen()
         if now_s - self._files_s >= FILES_S:
             self._files_s = now_s
-            if self._log is not None:
-                self._log.follow()
+            self._records.follow()
             self._look_at_identity()
             if self._authorities is not None:
                 self._authorities.look()
@@ -367,22 +452,17 @@ class ControlProcess:
             written.write(bundles())
 
     def _say_counted(self) -> None:
-        lost = self._drain.own_lost + sum(ring.lost for ring in self._rings)
-        corrupt = sum(ring.corrupt for ring in self._rings)
+        self._records.say_counted()
         refused = sum(cell.refused for cell in self._shared.worker_cells)
-        before, self._counted = self._counted, (lost, corrupt, refused)
-        if lost > before[0]:
-            _log.error("records found no room, and are lost where they were answered: %d so far", lost)
-        if corrupt > before[1]:
-            _log.error("a ring of records was damaged: %d times so far", corrupt)
-        if refused > before[2]:
+        before, self._refused = self._refused, refused
+        if refused > before:
             _log.error("checks are answered `overloaded`: %d by the workers that run", refused)
 
     def _drain_to_the_end(self, *, looks: int) -> None:
         left = looks
         while True:
             self._look_at_access_log()
-            moved = self._drain.drain()
+            moved = self._records.look()
             if moved:
                 left = looks
             elif left > 0:
@@ -390,12 +470,22 @@ class ControlProcess:
                 time.sleep(LOOK_S)
             else:
                 break
-        if not self._drain.is_empty:
-            _log.error("records that could not be written are lost")
         self._say_counted()
-        if self._log is not None:
-            with contextlib.suppress(OSError):
-                self._log.close()
+        self._records.end()
+
+
+def _heard_calls() -> HeardCalls:
+    # Envoy's messages are large, and most sidecars' control does without them.
+    from authz.sidecar.control.ended_calls import HeardCalls  # noqa: PLC0415
+
+    return HeardCalls()
+
+
+def _otlp(endpoint: str, service: str) -> OtlpExport:
+    # Read only where there is a collector.
+    from authz.sidecar.control.otlp_export import OtlpExport  # noqa: PLC0415
+
+    return OtlpExport(endpoint, service=service)
 
 
 def _both(

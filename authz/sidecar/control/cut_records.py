@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
 
     from authz.records.cut_call import CutCall
+    from authz.records.flow import FlowKey
     from authz.sidecar.control.access_log_receiver import Heard
     from authz.sidecar.control.cut_message import End
 
@@ -42,7 +43,10 @@ Waiting = TypeVar("Waiting")
 
 
 class CutRecords:
-    """Takes what the receiver has heard; `put` has a line written. For control's main loop."""
+    """Takes what the receiver has heard; for control's main loop.
+
+    `put` has a line written, `cut` is told of the decision and when its call ended; it gives the decision's flow.
+    """
 
     def __init__(
         self,
@@ -51,11 +55,13 @@ class CutRecords:
         sidecar: str,
         put: Callable[[bytes], None],
         clock: Callable[[], float] = time.monotonic,
+        cut: Callable[[str, int], FlowKey | None] = lambda *_: None,
     ) -> None:
         self._clock = clock
         self._heard = heard
         self._sidecar = sidecar
         self._put = put
+        self._cut = cut
         self._unread = 0
         #: calls that broke, and reasons for which calls are refused by now, by decision, each with its time
         self._broken: dict[str, tuple[float, CutCall]] = {}
@@ -98,6 +104,10 @@ class CutRecords:
             self._write(replace(broken[1], reason=refused[1]))
 
     def _write(self, call: CutCall) -> None:
+        key = self._cut(call.decision_id, call.ended_ns)
+        if key is not None:
+            caller = key.caller
+            call = replace(call, caller_service=caller.service, caller_third_party=caller.third_party, route=key.route)
         self._put(cut_line(call, sidecar=self._sidecar, revision=self.revision))
 
     @staticmethod

@@ -40,10 +40,15 @@ class LogPlace:
 
 
 class DecisionLog:
-    """An append-only file of records; `reopen` follows a rotation that renamed the file."""
+    """An append-only file of records; `reopen` follows a rotation that renamed the file.
 
-    def __init__(self, path: str) -> None:
+    With `max_bytes` the log rotates itself: PATH becomes PATH.1, PATH.1 becomes PATH.2 and so on, and so many are kept.
+    """
+
+    def __init__(self, path: str, *, max_bytes: int | None = None, kept_files: int = 0) -> None:
         self._path = path
+        self._max_bytes = max_bytes
+        self._kept_files = kept_files
         self._lock = threading.Lock()
         self._file = _open(path)
         self._broken_line = False
@@ -83,6 +88,11 @@ class DecisionLog:
                 self._said_s = time.monotonic()
                 _log.error("%s: records wait for room: %s", self._path, error.strerror)
             return 0
+
+    def cut_off(self, length: int) -> None:
+        """Take so many bytes off the end of the file: the beginning of a line that is written anew."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, os.fstat(self._file).st_size - length)
 
     def place(self) -> LogPlace | None:
         """Say which file is written to and where it ends now; None where it is none, such as a pipe."""
@@ -131,6 +141,29 @@ class DecisionLog:
             return
         if moved:
             self.reopen()
+
+    def rotate(self) -> None:
+        """Move the file away where it has grown long enough, and begin another one; to be called between two lines."""
+        if self._max_bytes is None:
+            return
+        try:
+            facts = os.fstat(self._file)
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size < self._max_bytes:
+                return
+            # The oldest first, so that no name is taken twice; a rotation that was broken off goes on next time.
+            for number in range(self._kept_files, 1, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{self._path}.{number - 1}").rename(f"{self._path}.{number}")
+            if self._kept_files:
+                Path(self._path).rename(f"{self._path}.1")
+            else:
+                Path(self._path).unlink()
+        except OSError as error:
+            if time.monotonic() - self._said_s >= _LOG_INTERVAL_S:
+                self._said_s = time.monotonic()
+                _log.error("%s: cannot be moved away: %s", self._path, error.strerror)
+            return
+        self.reopen()
 
     def close(self) -> None:
         """Close the file; nothing may be appended afterwards."""

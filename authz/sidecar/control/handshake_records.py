@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class HandshakeRecords:
-    """Takes what the receiver has heard; `put` has a line written. For control's main loop."""
+    """Takes what the receiver has heard; for control's main loop.
+
+    `put` has a line written, `counted` is told how many there were.
+    """
 
     def __init__(
         self,
@@ -28,10 +31,12 @@ class HandshakeRecords:
         sidecar: str,
         put: Callable[[bytes], None],
         now_ns: int,
+        counted: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._heard = heard
         self._sidecar = sidecar
         self._put = put
+        self._counted = counted
         self._allowance = HandshakeAllowance(now_ns)
         #: of the set in force, "" where there is none
         self.revision = ""
@@ -39,6 +44,8 @@ class HandshakeRecords:
     def look(self, now_ns: int) -> None:
         """Write down what has come since the last look."""
         heard, unread = self._heard.take()
+        if heard or unread:
+            self._counted(len(heard) + unread)
         for handshake in heard:
             self._write(self._allowance.add(handshake, now_ns))
         self._allowance.add_unread(unread)

@@ -1,8 +1,10 @@
-"""From the workers' rings to the decision log: every record once, in its worker's order, whoever is killed when.
+"""From the workers' rings to the decision log and what else is made of records: every one once, whoever is killed when.
 
-A record leaves its ring after it was written. Before each write the journal, in shared memory, says which ring is being
-written and where the file ends; a drain that was killed in between is followed by one that reads what stands behind
-that place, and takes it for written. Where that cannot be read (a pipe, a file that has gone) a record may come twice.
+Records are read on from their rings, and wait there, for a moment, for the ends of their calls (`Recording` says how
+long). Then their lines are written, and they are counted. A record leaves its ring when everything that is made of it
+is on disk (`commit`); until then whoever is killed is followed by one that reads it again, and knows by the journal how
+far the decision log goes: what stands in the file behind the place where the last write began is taken for written.
+Where that cannot be read (a pipe, a file that has gone) a record may stand there twice.
 
 What the disk refuses stays in its ring and is tried again: records are lost only when a ring is full, and counted.
 
@@ -15,61 +17,98 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from authz.records.errors import RecordError
 from authz.sidecar.check.ring_entry import LOG_LINE, LOST_GRANT, RECORD
-from authz.sidecar.control.decision_log import LogPlace
+from authz.sidecar.record_ring import Entry
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Sequence
 
-    from authz.sidecar.control.decision_log import DecisionLog
-    from authz.sidecar.record_ring import Entry, RingConsumer
+    from authz.records.call_end import CallEnd
+    from authz.records.flow import FlowKey
+    from authz.records.recorded_decision import RecordedDecision
+    from authz.sidecar.control.decision_log import DecisionLog, LogPlace
+    from authz.sidecar.control.record_journal import RecordJournal
+    from authz.sidecar.record_ring import RingConsumer
 
 _log = logging.getLogger(__name__)
 
 _KIND_BYTES: Final = 1
 #: lines of control's own that wait for the disk; more come only while it takes nothing
 _MOST_OWN_LINES: Final = 1000
-_NOTHING, _DEVICE, _INODE, _SIZE = range(4)
+#: lines are written so many bytes at once, and the last line's more
+_WRITE_BYTES: Final = 256 * 1024
+#: Where so much of a ring waits for the ends of calls, records wait no longer.
+_MOST_WAITING_SHARE: Final = 0.25
+#: By its first bytes a line is known again in the decision log: the decision's id is among them.
+_MARK_BYTES: Final = len('{"decision_id":"') + 32
 
 
 def _nobody_asks(_content: bytes) -> None:
     """Take the word of a call that has lost its grant where nothing is written of it."""
 
 
-class Journal:
-    """Which ring is being written, and where the file ended before; survives who writes."""
+class Held:
+    """A record that was read on from its ring: it waits for the end of its call, then for the disk.
 
-    def __init__(self, memory: mmap.mmap) -> None:
-        self._words = memoryview(memory).cast("Q")
+    `recorded` is None for what is no decision. `end` is filled in when it is known; `until_ns`, of a clock that only
+    goes on, is how long it is waited for. `text` is the line, once there is one.
+    """
 
-    def begin(self, ring: int, place: LogPlace) -> None:
-        """Say what is about to be written."""
-        words = self._words
-        words[_DEVICE], words[_INODE], words[_SIZE] = place.device, place.inode, place.size_bytes
-        words[_NOTHING] = ring + 1
+    __slots__ = ("end", "entry", "key", "recorded", "text", "time_ns", "unjoined", "until_ns")
 
-    def end(self) -> None:
-        """Say that nothing is being written."""
-        self._words[_NOTHING] = 0
+    def __init__(self, entry: Entry, recorded: RecordedDecision | None = None, until_ns: int = 0) -> None:
+        self.entry = entry
+        self.recorded = recorded
+        self.until_ns = until_ns
+        self.end: CallEnd | None = None
+        self.text: bytes | None = None
+        #: of its flow and its interval, from when it is counted on: all that is kept while its call runs
+        self.key: FlowKey | None = None
+        self.time_ns = 0
+        #: it is not waited for any longer
+        self.unjoined = False
 
-    @property
-    def begun(self) -> tuple[int, LogPlace] | None:
-        """What was being written when the last writer ended, if anything."""
-        words = self._words
-        if not words[_NOTHING]:
-            return None
-        place = LogPlace(device=words[_DEVICE], inode=words[_INODE], size_bytes=words[_SIZE])
-        return words[_NOTHING] - 1, place
+
+class Recording(Protocol):
+    """What is made of records beside the decision log."""
+
+    def read(self, packed: bytes, entry: Entry) -> Held:
+        """Read a record; raises RecordError for what is none. Nothing follows from it yet."""
+
+    def expect(self, held: Held) -> None:
+        """Take a record that was read on: from now on its call's end may come."""
+
+    def line(self, held: Held) -> bytes:
+        """Give its line, with what is known of its call's end by now."""
+
+    def end(self, held: Held, ring: int) -> None:
+        """Count a record whose line was written; those of a ring come in their order."""
+
+
+class Lane:
+    """One ring, and what was read on from it."""
+
+    __slots__ = ("begun", "done", "held", "number", "opened", "ready", "ring")
+
+    def __init__(self, ring: RingConsumer, number: int) -> None:
+        self.ring = ring
+        self.number = number
+        self.held: deque[Held] = deque()
+        #: of these the lines are made
+        self.ready: deque[Held] = deque()
+        #: the position up to which everything was done
+        self.done = ring.committed
+        #: how much of the oldest record's line is in the file that was opened so-manieth
+        self.begun = self.opened = 0
 
 
 class RecordDrain:
-    """Empties the rings; without a log only the workers' own log lines are of interest.
+    """Empties the rings; without a log only what else is made of records, and the workers' own log lines, are.
 
-    `line` gives the line of a record, the same one each time; raises RecordError for what is none.
+    With `commits` a record leaves its ring as soon as its line is written; without it, when `commit` says so.
     """
 
     def __init__(
@@ -77,24 +116,25 @@ class RecordDrain:
         *,
         rings: Sequence[RingConsumer],
         log: DecisionLog | None,
-        journal: Journal,
-        line: Callable[[bytes], bytes],
+        journal: RecordJournal,
+        recording: Recording,
+        commits: bool = True,
         lost_grant: Callable[[bytes], None] = _nobody_asks,
     ) -> None:
-        """Take what makes lines of records, and whom to tell of calls that have lost their grant."""
-        self._line_of = line
+        """Take what is made of records, and whom to tell of calls that have lost their grant."""
+        self._recording = recording
         self._lost_grant = lost_grant
-        self._rings = rings
         self._log = log
         self._journal = journal
-        #: the ring whose oldest record is partly in the file that was opened so-manieth, and how much of it
-        self._partly: tuple[int, int, int] | None = None
+        self._commits = commits
+        #: how often the file was opened when something was written last
         self._opened = 0
         #: control's own lines, and how much of the first one is in the file that was opened so-manieth
         self._own: deque[bytes] = deque()
         self._own_partly: tuple[int, int] | None = None
         #: control's own lines that found no room
         self.own_lost = 0
+        self.lanes = [Lane(ring, number) for number, ring in enumerate(rings)]
         if log is not None:
             self._recover(log)
 
@@ -105,36 +145,84 @@ class RecordDrain:
         else:
             self.own_lost += 1
 
-    def drain(self) -> bool:
-        """Write what there is, at most a batch of each ring; gives whether any of it could be dealt with."""
-        moved = self._log is not None and self._partly is None and self._write_own(self._log)
+    def drain(self, now_ns: int, *, at_once: bool = False) -> bool:
+        """Read on, and write what waits no longer; gives whether any of it could be dealt with.
+
+        `at_once` waits for no end of a call.
+        """
+        moved = self._log is not None and not self._is_within_a_line and self._write_own(self._log)
         if self._own_partly is not None:
             return moved
-        for number, ring in self._in_order():
-            if ring.is_empty:
-                continue
-            entries = ring.take()
-            if not entries:
+        for lane in self._in_order():
+            self._read_on(lane)
+            self._make_ready(lane, now_ns, at_once=at_once)
+            if not lane.ready:
                 continue
             if self._log is None:
-                self._say_lines(entries)
-                ring.commit(entries[-1].end)
+                self._done(lane, len(lane.ready))
                 moved = True
-            elif self._write(self._log, number, ring, entries):
+            elif self._write(self._log, lane):
                 moved = True
-            elif self._partly is not None:
+            elif lane.begun:
                 break
         return moved
+
+    def commit(self, up_to: Sequence[int]) -> None:
+        """Give the room of the records before these positions back, by ring; never more than what was done."""
+        for lane, position in zip(self.lanes, up_to, strict=True):
+            lane.ring.commit(max(lane.ring.committed, min(position, lane.done)))
 
     @property
     def is_empty(self) -> bool:
         """Whether everything that was recorded is written."""
-        return not self._own and all(ring.is_empty for ring in self._rings)
+        return not self._own and all(lane.ring.is_empty and not lane.held and not lane.ready for lane in self.lanes)
 
-    def _in_order(self) -> list[tuple[int, RingConsumer]]:
-        """Give the rings; the one whose record is partly written comes first, as its line must be ended first."""
-        first = -1 if self._partly is None else self._partly[0]
-        return sorted(enumerate(self._rings), key=lambda one: one[0] != first)
+    @property
+    def _is_within_a_line(self) -> bool:
+        return any(lane.begun for lane in self.lanes)
+
+    def _in_order(self) -> list[Lane]:
+        """Give the lanes; the one whose record is partly written comes first, as its line must be ended first."""
+        return sorted(self.lanes, key=lambda lane: not lane.begun)
+
+    def _read_on(self, lane: Lane) -> None:
+        read, expect = self._recording.read, self._recording.expect
+        for entry in lane.ring.read_on():
+            record = entry.record
+            if not record.startswith(RECORD):
+                lane.held.append(Held(entry))
+                continue
+            try:
+                held = read(record[_KIND_BYTES:], entry)
+            except RecordError as error:
+                _log.error("a record is lost: %s", error)
+                lane.held.append(Held(entry))
+                continue
+            expect(held)
+            lane.held.append(held)
+
+    def _make_ready(self, lane: Lane, now_ns: int, *, at_once: bool) -> None:
+        held, ready = lane.held, lane.ready
+        room = _WRITE_BYTES - sum(len(one.text or b"") for one in ready)
+        while held and room > 0:
+            one = held[0]
+            if one.end is None and one.until_ns > now_ns and not at_once and not self._is_pressed(lane):
+                break
+            held.popleft()
+            one.text = self._text(one, lane)
+            room -= len(one.text)
+            ready.append(one)
+
+    @staticmethod
+    def _is_pressed(lane: Lane) -> bool:
+        waiting = lane.held[-1].entry.end - lane.held[0].entry.end
+        return waiting > _MOST_WAITING_SHARE * lane.ring.capacity
+
+    def _text(self, held: Held, lane: Lane) -> bytes:
+        """Give what of a record belongs into the decision log, b"" for what does not or is there already."""
+        if held.recorded is None or self._log is None or held.entry.end <= self._journal.logged(lane.number):
+            return b""
+        return self._recording.line(held)
 
     def _write_own(self, log: DecisionLog) -> bool:
         """Write control's own lines, as many as are taken; one that was begun in this file is ended first."""
@@ -143,9 +231,7 @@ class RecordDrain:
         begun = 0
         if self._own_partly is not None and self._own_partly[0] == log.opened:
             begun = self._own_partly[1]
-        ahead = b""
-        if self._opened != log.opened:
-            ahead = b"\n" if not begun and log.ends_within_a_line() else b""
+        ahead = self._ahead(log, begun)
         text = ahead + b"".join(self._own)[begun:]
         taken = log.write(text)
         if taken:
@@ -158,92 +244,95 @@ class RecordDrain:
         self._own_partly = (log.opened, written) if written else None
         return moved
 
-    def _write(self, log: DecisionLog, number: int, ring: RingConsumer, entries: list[Entry]) -> bool:
-        begun = self._begun(log, number)
-        lines = self._lines(entries)
-        ahead = b""
-        if self._opened != log.opened:
-            ahead = b"\n" if not begun and log.ends_within_a_line() else b""
-        place = log.place()
-        if place is not None:
-            self._journal.begin(number, place)
-        text = ahead + b"".join(lines)[begun:]
-        taken = log.write(text) if text else 0
-        if taken:
-            self._opened = log.opened
-        written = begun + max(0, taken - len(ahead))
-        self._partly = None
-        done = entries
-        if taken < len(text):
-            done = []
-            for entry, line in zip(entries, lines, strict=True):
-                if len(line) > written:
-                    if written:
-                        self._partly = (number, log.opened, written)
-                    break
-                written -= len(line)
-                done.append(entry)
-        if done:
-            if not all(lines):
-                self._say_lines(done)
-            ring.commit(done[-1].end)
+    def _ahead(self, log: DecisionLog, begun: int) -> bytes:
+        """Give what ends the line that somebody else has begun in a file that was opened just now."""
+        return b"\n" if self._opened != log.opened and not begun and log.ends_within_a_line() else b""
+
+    def _write(self, log: DecisionLog, lane: Lane) -> bool:
+        begun = lane.begun if lane.opened == log.opened else 0
+        text = b"".join([one.text or b"" for one in lane.ready])[begun:]
+        taken = 0
+        if text:
+            text = (ahead := self._ahead(log, begun)) + text
+            place = log.place()
+            if place is not None:
+                self._journal.begin(lane.number, place)
+            taken = log.write(text)
+            if taken:
+                self._opened = log.opened
+            taken = max(0, taken - len(ahead))
+        written = begun + taken
+        done = 0
+        for one in lane.ready:
+            length = len(one.text or b"")
+            if length > written:
+                break
+            written -= length
+            done += 1
+        lane.begun, lane.opened = (written, log.opened) if done < len(lane.ready) else (0, 0)
+        if done and (position := lane.ready[done - 1].entry.end) > self._journal.logged(lane.number):
+            # What a control that was killed has written is read again, and in pieces: the log goes further than that.
+            self._journal.set_logged(lane.number, position)
         self._journal.end()
+        self._done(lane, done)
+        if not lane.begun:
+            log.rotate()
         return bool(done)
 
-    def _begun(self, log: DecisionLog, number: int) -> int:
-        """How much of the ring's oldest record stands at the end of the file already."""
-        if self._partly is None:
-            return 0
-        ring, opened, length = self._partly
-        return length if (ring, opened) == (number, log.opened) else 0
+    def _done(self, lane: Lane, count: int) -> None:
+        end = self._recording.end
+        for _ in range(count):
+            held = lane.ready.popleft()
+            lane.done = held.entry.end
+            if held.recorded is None:
+                self._say(held.entry.record)
+            else:
+                end(held, lane.number)
+        if count and self._commits:
+            lane.ring.commit(lane.done)
+
+    def _say(self, record: bytes) -> None:
+        if record.startswith(LOG_LINE) and len(record) > _KIND_BYTES:
+            level, text = record[_KIND_BYTES], record[_KIND_BYTES + 1 :]
+            _log.log(level, "%s", text.decode("utf-8", "replace"))
+        elif record.startswith(LOST_GRANT):
+            self._lost_grant(record[_KIND_BYTES:])
 
     def _recover(self, log: DecisionLog) -> None:
         begun = self._journal.begun
-        if begun is None or not 0 <= begun[0] < len(self._rings):
+        if begun is None or not 0 <= begun[0] < len(self.lanes):
             return
         number, place = begun
-        ring = self._rings[number]
+        ring = self.lanes[number].ring
         written = log.written_since(place)
         at, end = 0, None
-        for entry in ring.take():
-            line = self._line(entry)
-            if not line:
+        for record, position in ring.take(_WRITE_BYTES * 2, after=self._journal.logged(number)):
+            mark = self._mark(record)
+            if not mark:
                 continue
-            found = written.find(line, at)
-            if found < 0:
-                rest, now = written[at:], log.place()
-                if rest and line.startswith(rest) and now == replace(place, size_bytes=place.size_bytes + len(written)):
-                    self._partly = (number, log.opened, len(rest))
-                    self._opened = log.opened
+            found = written.find(mark, at)
+            line_end = -1 if found < 0 else written.find(b"\n", found)
+            if line_end < 0:
+                rest = written[at:] if found < 0 else written[found:]
+                if rest and rest.startswith(mark[: len(rest)]):
+                    _take_back(log, replace(place, size_bytes=place.size_bytes + len(written)), len(rest))
                 break
-            at, end = found + len(line), entry.end
+            at, end = line_end + 1, position
         if end is not None:
-            ring.commit(end)
+            self._journal.set_logged(number, end)
         self._journal.end()
 
-    def _say_lines(self, entries: list[Entry]) -> None:
-        for record, _ in entries:
-            if record.startswith(LOG_LINE) and len(record) > _KIND_BYTES:
-                level, text = record[_KIND_BYTES], record[_KIND_BYTES + 1 :]
-                _log.log(level, "%s", text.decode("utf-8", "replace"))
-            elif record.startswith(LOST_GRANT):
-                self._lost_grant(record[_KIND_BYTES:])
-
-    def _lines(self, entries: list[Entry]) -> list[bytes]:
-        """Give what of each entry belongs into the decision log."""
-        line_of = self._line_of
-        try:
-            return [line_of(record[_KIND_BYTES:]) if record.startswith(RECORD) else b"" for record, _ in entries]
-        except RecordError:  # one of them: which, is found out more slowly
-            return [self._line(entry) for entry in entries]
-
-    def _line(self, entry: Entry) -> bytes:
-        """Give what of an entry belongs into the decision log."""
-        record = entry.record
+    def _mark(self, record: bytes) -> bytes:
+        """Give what the line of a record begins with, b"" where it has none."""
         if not record.startswith(RECORD):
             return b""
         try:
-            return self._line_of(record[_KIND_BYTES:])
-        except RecordError as error:
-            _log.error("a record is lost: %s", error)
+            return self._recording.line(self._recording.read(record[_KIND_BYTES:], Entry(record, 0)))[:_MARK_BYTES]
+        except RecordError:
             return b""
+
+
+def _take_back(log: DecisionLog, place: LogPlace, length: int) -> None:
+    """Take the beginning of a line, which stands at the end of the file, out of it: the line is written anew."""
+    if log.place() == place:
+        log.cut_off(length)

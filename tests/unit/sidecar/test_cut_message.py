@@ -12,7 +12,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, strategies as st
 
 from authz.decision import Reason
+from authz.records.call_ends import Caller, Destination, Tls
 from authz.records.cut_call import CutCall, cut_line
+from authz.records.decision_record import record_from_json
+from authz.records.flow import FlowKey
 from authz.request import Direction
 from authz.sidecar.control import access_log_receiver, cut_records
 from authz.sidecar.control.access_log_receiver import Heard
@@ -169,6 +172,32 @@ def test_what_finds_no_room_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     CutRecords(heard=heard, sidecar="catalog", put=lines.append).look()
     assert len(lines) == 3
     assert "2 so far" in caplog.text
+
+
+def test_names_and_route_are_those_of_the_decision_where_it_is_still_known() -> None:
+    heard, lines = Heard(end_of_call), []
+    heard.add(entry() for _ in range(2))
+    decided = FlowKey(
+        sidecar="catalog",
+        direction=Direction.INBOUND,
+        caller=Caller(identity=ORDERS, third_party="acme"),
+        destination=Destination(service="catalog", host="catalog"),
+        method="GET",
+        route="/items/{id}",
+        protocol="http/2",
+        reason=Reason.ALLOWED,
+        policy="timed",
+        shadow=None,
+        revision="a" * 64,
+        tls=Tls(),
+    )
+    keys = iter([decided, None])
+    CutRecords(heard=heard, sidecar="catalog", put=lines.append, cut=lambda *_: next(keys)).look()
+    known, forgotten = (json.loads(line) for line in lines)
+    assert (known["caller"]["third_party"], known["route"]) == ("acme", "/items/{id}")
+    assert (forgotten["caller"]["third_party"], forgotten["route"]) == (None, None)
+    for written in (known, forgotten):
+        record_from_json(written)
 
 
 HELD = {**SAID, "held": "yes", "cut_after": "00009000ms"}

@@ -5,19 +5,39 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from authz.sidecar.check.ring_entry import LOG_LINE, RECORD
 from authz.sidecar.control.decision_log import DecisionLog
-from authz.sidecar.control.record_drain import Journal, RecordDrain
+from authz.sidecar.control.record_drain import Held, RecordDrain
+from authz.sidecar.control.record_journal import RecordJournal as Journal
 from authz.sidecar.record_ring import RingConsumer, RingProducer, ring_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from authz.records.recorded_decision import RecordedDecision
+    from authz.sidecar.record_ring import Entry
+
 LINES = [b'{"n":%d}\n' % number for number in range(5)]
+
+
+class Plain:
+    """Makes the line of a record of its own bytes, and waits for nothing."""
+
+    def read(self, packed: bytes, entry: Entry) -> Held:
+        return Held(entry, cast("RecordedDecision", packed))
+
+    def expect(self, held: Held) -> None:
+        pass
+
+    def line(self, held: Held) -> bytes:
+        return cast("bytes", held.recorded)
+
+    def end(self, held: Held, ring: int) -> None:
+        pass
 
 
 class Rings:
@@ -36,7 +56,7 @@ class Rings:
 
     def drain(self) -> RecordDrain:
         return RecordDrain(
-            rings=self.consumers, log=DecisionLog(str(self.path)), journal=Journal(self._journal), line=bytes
+            rings=self.consumers, log=DecisionLog(str(self.path)), journal=Journal(self._journal), recording=Plain()
         )
 
     def die_after_writing(self, text: bytes, *, ring: int = 0) -> None:
@@ -58,8 +78,8 @@ def test_records_of_all_rings_are_written_in_their_rings_order(rings: Rings) -> 
     rings.put(*LINES[:3])
     rings.put(*LINES[3:], ring=1)
     drain = rings.drain()
-    assert drain.drain()
-    assert not drain.drain()
+    assert drain.drain(0)
+    assert not drain.drain(0)
     assert drain.is_empty
     assert rings.path.read_bytes() == b"".join(LINES)
 
@@ -68,7 +88,7 @@ def test_records_of_all_rings_are_written_in_their_rings_order(rings: Rings) -> 
 def test_what_was_written_but_not_committed_is_not_written_again(rings: Rings, written: int) -> None:
     rings.put(*LINES)
     rings.die_after_writing(b"".join(LINES[:written]))
-    rings.drain().drain()
+    rings.drain().drain(0)
     assert rings.path.read_bytes() == b"".join(LINES)
 
 
@@ -78,7 +98,7 @@ def test_a_line_that_was_half_written_is_ended(rings: Rings, written: int) -> No
     rings.die_after_writing(b"".join(LINES)[:written], ring=1)
     rings.put(b"other\n", ring=0)
     drain = rings.drain()
-    while drain.drain():
+    while drain.drain(0):
         pass
     assert sorted(rings.path.read_bytes().splitlines(keepends=True)) == sorted([*LINES, b"other\n"])
 
@@ -86,14 +106,14 @@ def test_a_line_that_was_half_written_is_ended(rings: Rings, written: int) -> No
 def test_a_half_line_that_somebody_else_left_does_not_spoil_a_record(rings: Rings) -> None:
     rings.path.write_bytes(b'{"half')
     rings.put(LINES[0])
-    rings.drain().drain()
+    rings.drain().drain(0)
     assert rings.path.read_bytes() == b'{"half\n' + LINES[0]
 
 
 def test_lines_of_others_in_between_change_nothing(rings: Rings) -> None:
     rings.put(*LINES)
     rings.die_after_writing(LINES[0] + b"somebody else's\n" + LINES[1])
-    rings.drain().drain()
+    rings.drain().drain(0)
     assert rings.path.read_bytes() == LINES[0] + b"somebody else's\n" + b"".join(LINES[1:])
 
 
@@ -101,7 +121,7 @@ def test_a_file_that_was_rotated_meanwhile_is_still_found(rings: Rings, tmp_path
     rings.put(*LINES)
     rings.die_after_writing(b"".join(LINES[:2]))
     rings.path.rename(tmp_path / "decisions.jsonl.1")
-    rings.drain().drain()
+    rings.drain().drain(0)
     assert rings.path.read_bytes() == b"".join(LINES[2:])
     assert (tmp_path / "decisions.jsonl.1").read_bytes() == b"".join(LINES[:2])
 
@@ -114,14 +134,14 @@ def test_records_that_a_full_pipe_refuses_wait_and_come_whole(rings: Rings) -> N
     put = 0
     while True:  # ends when the pipe is full and the ring, too
         if not rings.producers[0].put(RECORD + line):
-            if not drain.drain():
+            if not drain.drain(0):
                 break
             continue
         put += 1
     read = b""
     while not drain.is_empty:
         read += os.read(reader, 5000)
-        drain.drain()
+        drain.drain(0)
     while True:
         try:
             read += os.read(reader, 65536)
@@ -136,15 +156,15 @@ def test_records_that_a_full_pipe_refuses_wait_and_come_whole(rings: Rings) -> N
 def test_a_workers_own_words_go_to_the_log_of_the_process(rings: Rings, caplog: pytest.LogCaptureFixture) -> None:
     rings.producers[0].put(LOG_LINE + bytes([logging.ERROR]) + b"a fault")
     rings.put(LINES[0])
-    rings.drain().drain()
+    rings.drain().drain(0)
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [(logging.ERROR, "a fault")]
     assert rings.path.read_bytes() == LINES[0]
 
 
 def test_without_a_log_rings_are_emptied_all_the_same(rings: Rings) -> None:
     rings.put(*LINES)
-    drain = RecordDrain(rings=rings.consumers, log=None, journal=Journal(mmap.mmap(-1, 4096)), line=bytes)
-    assert drain.drain()
+    drain = RecordDrain(rings=rings.consumers, log=None, journal=Journal(mmap.mmap(-1, 4096)), recording=Plain())
+    assert drain.drain(0)
     assert drain.is_empty
     assert not rings.path.exists()
 
@@ -154,7 +174,7 @@ def test_lines_of_controls_own_are_written_between_the_rings_records(rings: Ring
     drain.put(b"own\n")
     rings.put(*LINES[:2])
     assert not drain.is_empty
-    assert drain.drain()
+    assert drain.drain(0)
     assert drain.is_empty
     assert sorted(rings.path.read_bytes().splitlines(keepends=True)) == sorted([b"own\n", *LINES[:2]])
 
@@ -179,15 +199,15 @@ def test_no_line_of_controls_own_stands_within_another_however_little_the_disk_t
         rings=rings.consumers,
         log=Reluctant(str(rings.path), first, second, 0, second, first),
         journal=Journal(mmap.mmap(-1, 4096)),
-        line=bytes,
+        recording=Plain(),
     )
     rings.put(*LINES)
     drain.put(b"own 1\n")
     drain.put(b"own 2\n")
     for _ in range(12):
-        drain.drain()
+        drain.drain(0)
     drain.put(b"own 3\n")
-    drain.drain()
+    drain.drain(0)
     assert drain.is_empty
     assert sorted(rings.path.read_bytes().splitlines(keepends=True)) == sorted(
         [b"own 1\n", b"own 2\n", b"own 3\n", *LINES]
@@ -198,13 +218,13 @@ def test_a_line_of_controls_own_that_was_begun_in_a_file_that_was_moved_is_writt
     rings: Rings,
 ) -> None:
     log = Reluctant(str(rings.path), 4)
-    drain = RecordDrain(rings=rings.consumers, log=log, journal=Journal(mmap.mmap(-1, 4096)), line=bytes)
+    drain = RecordDrain(rings=rings.consumers, log=log, journal=Journal(mmap.mmap(-1, 4096)), recording=Plain())
     drain.put(b"own 1\n")
-    drain.drain()
+    drain.drain(0)
     rings.path.rename(rings.path.with_suffix(".1"))
     log.reopen()
     rings.put(*LINES[:1])
-    drain.drain()
+    drain.drain(0)
     assert rings.path.read_bytes() == b"own 1\n" + LINES[0]
 
 
@@ -213,7 +233,7 @@ def test_lines_of_controls_own_that_no_disk_takes_are_bounded_and_counted(rings:
         rings=rings.consumers,
         log=Reluctant(str(rings.path), *([0] * 2000)),
         journal=Journal(mmap.mmap(-1, 4096)),
-        line=bytes,
+        recording=Plain(),
     )
     for _ in range(1500):
         drain.put(b"own\n")

@@ -1,0 +1,156 @@
+"""What Envoy's access log says of every call: which decision it had, how it ended, and what is no such thing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.core.v3 import base_pb2
+from envoy.data.accesslog.v3 import accesslog_pb2
+from envoy.service.accesslog.v3 import als_pb2
+from google.protobuf import duration_pb2, json_format, struct_pb2, wrappers_pb2
+from hypothesis import given, strategies as st
+
+from authz.records.call_end import CallEnd, RunningBytes
+from authz.sidecar.control import ended_calls
+from authz.sidecar.control.ended_calls import FIELDS, UNREACHED_FLAGS, EndedCalls, HeardCalls
+
+DECISION_ID = "0f" * 16
+STARTED_NS = 1_795_438_372_152_186_000
+
+
+def message(
+    *,
+    said: dict[str, Any] | None = None,
+    flags: dict[str, Any] | None = None,
+    kind: str = "DownstreamEnd",
+    **response: Any,
+) -> bytes:
+    """Give a message with one entry as Envoy 1.40 wrote it."""
+    entry = {
+        "protocol_version": "HTTP2",
+        "common_properties": {
+            "downstream_direct_remote_address": {"socket_address": {"address": "192.0.2.7", "port_value": 54097}},
+            "start_time": "2026-11-23T12:52:52.152186Z",
+            "duration": "0.005193999s",
+            "access_log_type": kind,
+            "response_flags": flags or {},
+            "metadata": {
+                "filter_metadata": {
+                    "envoy.other": {"decision_id": "no"},
+                    "envoy.filters.http.ext_authz": {"reason": "allowed", "decision_id": DECISION_ID}
+                    if said is None
+                    else said,
+                }
+            },
+        },
+        "request": {"authority": "catalog", "path": "/x?q=1", "request_body_bytes": 11},
+        "response": {
+            "response_code": 200,
+            "response_body_bytes": 770,
+            "response_code_details": "via_upstream",
+            **response,
+        },
+    }
+    logs = als_pb2.StreamAccessLogsMessage.HTTPAccessLogEntries(
+        log_entry=[json_format.ParseDict(entry, accesslog_pb2.HTTPAccessLogEntry())]
+    )
+    return als_pb2.StreamAccessLogsMessage(http_logs=logs).SerializeToString()
+
+
+def read(content: bytes) -> list[tuple[bytes, CallEnd | RunningBytes]]:
+    return list(EndedCalls().read(content))
+
+
+def test_the_end_of_a_call_is_read_whole() -> None:
+    assert read(message()) == [
+        (DECISION_ID.encode(), CallEnd(STARTED_NS + 5_193_000, 5193, 200, 11, 770, unreached=False, is_odd=False))
+    ]
+
+
+def test_of_a_call_that_runs_the_bytes_so_far_are() -> None:
+    assert read(message(kind="DownstreamPeriodic")) == [
+        (DECISION_ID.encode(), RunningBytes(STARTED_NS + 5_193_000, 11, 770))
+    ]
+
+
+def test_a_call_without_an_answer_has_no_status() -> None:
+    ((_, end),) = read(message(response_code=0, response_code_details="downstream_remote_disconnect"))
+    assert isinstance(end, CallEnd)
+    assert (end.status, end.is_odd) == (None, True)
+
+
+def test_a_call_that_found_nobody_is_unreached() -> None:
+    for flags in ({"no_healthy_upstream": True}, {"upstream_connection_failure": True}, {"no_route_found": True}):
+        ((_, end),) = read(message(flags=flags))
+        assert isinstance(end, CallEnd)
+        assert (end.unreached, end.is_odd) == (True, True)
+    for flags in ({"upstream_request_timeout": True}, {"unauthorized_details": {"reason": "EXTERNAL_SERVICE"}}):
+        ((_, end),) = read(message(flags=flags))
+        assert isinstance(end, CallEnd)
+        assert (end.unreached, end.is_odd) == (False, True)
+
+
+def test_an_entry_without_a_decision_is_counted_and_nothing_else() -> None:
+    calls = EndedCalls()
+    for said in ({}, {"decision_id": ""}, {"decision_id": "0F" * 16}, {"decision_id": 5}):
+        assert list(calls.read(message(said=said))) == []
+    assert list(calls.read(b"\x0a\xff")) == []
+    assert calls.unread == 5
+    assert list(calls.read(message(kind="DownstreamStart"))) == []
+    assert calls.unread == 5
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_entries_or_counted(content: bytes) -> None:
+    calls = EndedCalls()
+    assert all(len(decision_id) == 32 for decision_id, _ in calls.read(content))
+
+
+@given(cut=st.integers(0, 400), to=st.binary(max_size=8))
+def test_a_damaged_message_is_entries_or_counted(cut: int, to: bytes) -> None:
+    content = message()
+    calls = EndedCalls()
+    assert all(len(each) == 32 for each, _ in calls.read(content[:cut] + to + content[cut + len(to) :]))
+
+
+def test_beyond_so_many_entries_that_wait_messages_are_dropped_and_counted(
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.setattr(ended_calls, "MOST_HEARD", 3)
+    heard = HeardCalls()
+    for _ in range(10):
+        heard.add(message())
+    assert heard.dropped == 6
+    assert len(list(heard.take())) == 4
+    heard.add(message())
+    assert len(list(heard.take())) == 1
+
+
+def test_the_messages_are_envoys_own() -> None:
+    envoys = {
+        "StreamAccessLogsMessage": als_pb2.StreamAccessLogsMessage,
+        "HTTPAccessLogEntries": als_pb2.StreamAccessLogsMessage.HTTPAccessLogEntries,
+        "HTTPAccessLogEntry": accesslog_pb2.HTTPAccessLogEntry,
+        "AccessLogCommon": accesslog_pb2.AccessLogCommon,
+        "Timestamp": duration_pb2.Duration,
+        "Metadata": base_pb2.Metadata,
+        "FilterMetadataEntry": base_pb2.Metadata.FilterMetadataEntry,
+        "Struct": struct_pb2.Struct,
+        "FieldsEntry": struct_pb2.Struct.FieldsEntry,
+        "Value": struct_pb2.Value,
+        "HTTPRequestProperties": accesslog_pb2.HTTPRequestProperties,
+        "HTTPResponseProperties": accesslog_pb2.HTTPResponseProperties,
+        "UInt32Value": wrappers_pb2.UInt32Value,
+    }
+    assert envoys.keys() == FIELDS.keys()
+    for message_name, fields in FIELDS.items():
+        numbers = {field.name: field.number for field in envoys[message_name].DESCRIPTOR.fields}
+        assert {name: number for name, number, _ in fields}.items() <= numbers.items()
+    names = {
+        "no_healthy_upstream", "upstream_connection_failure", "upstream_overflow", "no_route_found",
+        "no_cluster_found", "dns_resolution_failure",
+    }  # fmt: skip
+    flags = {field.name: field.number for field in accesslog_pb2.ResponseFlags.DESCRIPTOR.fields}
+    assert {flags[name] for name in names} == UNREACHED_FLAGS
+    kinds = accesslog_pb2.AccessLogType
+    assert (kinds.Value("NotSet"), kinds.Value("DownstreamPeriodic"), kinds.Value("DownstreamEnd")) == (0, 5, 6)
