@@ -1,0 +1,27 @@
+"""Quantiles of latency histograms whose buckets are powers of two of a microsecond. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from authz.hub.arrival import FIRST_BUCKET
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def quantile_ms(buckets: Sequence[int], share: float) -> float | None:
+    """Give the latency (ms) that a share of the calls do not exceed, None where nothing was measured.
+
+    Within a bucket calls are taken to be spread evenly over its logarithm: at most a factor of two from the truth.
+    """
+    passed = list(accumulate(buckets))
+    if not passed or not passed[-1]:
+        return None
+    wanted = share * passed[-1]
+    number = bisect_left(passed, wanted)
+    before = passed[number] - buckets[number]
+    exponent = FIRST_BUCKET + number + (wanted - before) / buckets[number]
+    return round(float(2.0**exponent) / 1000.0, 3)

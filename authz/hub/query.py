@@ -1,0 +1,421 @@
+"""Questions about flows: the map, an edge, its history, rules and their use.
+
+A question is put to a store as SQL that SQLite and ClickHouse both understand. What it takes grows with the flows of
+the span: whole hours are read as such (:mod:`authz.hub.store.spans`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from authz.hub.arrival import DURATIONS, STATUSES
+from authz.hub.latency import quantile_ms
+from authz.hub.store.spans import finest_step_s
+from authz.hub.store.store import HOURS, STEP_S
+from authz.instant import NS_PER_S, rfc3339_from_ns
+from authz.records.flow import INTERVAL_S
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from authz.hub import answers
+    from authz.hub.store.store import Store
+
+#: what an edge without TLS, or without a protocol, stands under
+NONE: Final = "none"
+_SUMMED: Final = ("calls", "cut", "unreached", "received", "sent", *STATUSES, *DURATIONS)
+#: what a series adds to an edge: sums, then the latency histogram
+_NUMBERS: Final = ", ".join(
+    (
+        "SUM(f.calls)",
+        "SUM(CASE WHEN s.decision = 'allow' THEN f.calls ELSE 0 END)",
+        "SUM(CASE WHEN s.decision = 'deny' THEN f.calls ELSE 0 END)",
+        "SUM(CASE WHEN s.reason = 'observed' THEN f.calls ELSE 0 END)",
+        "SUM(f.cut)",
+        "SUM(f.unreached)",
+        "SUM(f.received)",
+        "SUM(f.sent)",
+        *(f"SUM(f.{column})" for column in (*STATUSES, *DURATIONS)),
+    )
+)
+_NUMBERS_COUNT: Final = 8
+#: Rows that an edge counts. A call that runs on into another interval moves bytes there, ends there, is cut there: such
+#: a row has no decision. What the other sidecar tells of has decisions here, and no calls.
+_COUNTED: Final = f"""(calls > 0 OR (count = 0
+    AND cut + received + sent + {" + ".join((*STATUSES, *DURATIONS))} > 0))"""
+#: A row of an hour says only that; where nothing came after the span, the series itself knows better.
+_LAST: Final = """MAX(CASE WHEN s.last_s IS NOT NULL AND s.last_s < :until AND s.last_s > f.last_s
+    THEN s.last_s ELSE f.last_s END)"""
+_STATUS_NAMES: Final = ("none", "2xx", "3xx", "4xx", "5xx")
+#: a history has so many points where no step is given
+_POINTS: Final = 300
+_STEPS_S: Final = (10, 30, 60, 300, 900, 3600, 6 * 3600, 86_400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """`from_s <= time < until_s`, in whole intervals of flows."""
+
+    from_s: int
+    until_s: int
+
+    @classmethod
+    def around(cls, since_ns: int, until_ns: int) -> Span:
+        """Give the intervals that a span touches: its beginning is moved down, its end up."""
+        begin, end = since_ns // NS_PER_S, -(-until_ns // NS_PER_S)
+        begin -= begin % INTERVAL_S
+        return cls(from_s=begin, until_s=begin if until_ns <= since_ns else end + -end % INTERVAL_S)
+
+
+class _EdgeRow(NamedTuple):
+    """What an edge has of one kind of calls; `numbers` are those of a series, in its order."""
+
+    method: str
+    route: str | None
+    policy: str | None
+    reason: str
+    protocol: str | None
+    version: str | None
+    cipher: str | None
+    sidecar: str
+    identity: str | None
+    first_s: int
+    last_s: int
+    numbers: tuple[int, ...]
+
+    @property
+    def calls(self) -> int:
+        """How many calls these were."""
+        return self.numbers[0]
+
+
+_EDGE_ROW: Final = 11
+
+
+class Flows:
+    """Answers questions about the flows in a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def edges(self, span: Span, now_s: int, service: str | None) -> dict[tuple[str, str], answers.Edge]:
+        """Give the map of a span, by the ends of each edge; only those of one party where it is named."""
+        flows, values = self._flows(span, now_s)
+        if not flows:
+            return {}
+        wanted = ""
+        if service is not None:
+            wanted = "WHERE s.source = :service OR s.target = :service"
+            values["service"] = service
+        edges: dict[tuple[str, str], answers.Edge] = {}
+        question = f"""{flows} SELECT s.source, s.target, COUNT(DISTINCT s.method || ' ' || COALESCE(s.route, '')),
+            MIN(COALESCE(s.protocol, '{NONE}')), MAX(COALESCE(s.protocol, '{NONE}')),
+            MIN(COALESCE(s.tls_version, '{NONE}')), MAX(COALESCE(s.tls_version, '{NONE}')),
+            MIN(COALESCE(s.first_s, f.first_s)), {_LAST}, {_NUMBERS}
+            FROM f JOIN series AS s ON s.id = f.series {wanted} GROUP BY s.source, s.target"""  # noqa: S608
+        mixed = False
+        for row in self._store.rows(question, values):
+            source, target, routes, protocol, other_protocol, version, other_version, first_s, last_s, *numbers = row
+            edge = edges[source, target] = _edge(source, target, routes, _numbers(first_s, last_s, numbers))
+            if protocol == other_protocol and version == other_version:
+                edge["protocols"], edge["tls"] = {protocol: numbers[0]}, {version: numbers[0]}
+            else:
+                mixed = True
+        if mixed:
+            self._add_mixed(edges, span, now_s, service)
+        return edges
+
+    def _add_mixed(
+        self, edges: dict[tuple[str, str], answers.Edge], span: Span, now_s: int, service: str | None
+    ) -> None:
+        """Say of edges with several protocols, or kinds of encryption, how many calls had which."""
+        flows, values = self._flows(span, now_s, columns=("calls",))
+        wanted = ""
+        if service is not None:
+            wanted = "WHERE s.source = :service OR s.target = :service"
+            values["service"] = service
+        question = f"""{flows} SELECT s.source, s.target, s.protocol, s.tls_version, SUM(f.calls)
+            FROM f JOIN series AS s ON s.id = f.series {wanted}
+            GROUP BY s.source, s.target, s.protocol, s.tls_version"""  # noqa: S608
+        mixed = {ends for ends, edge in edges.items() if not edge["protocols"]}
+        for source, target, protocol, version, calls in self._store.rows(question, values):
+            if (source, target) in mixed:
+                _add(edges[source, target]["protocols"], protocol, calls)
+                _add(edges[source, target]["tls"], version, calls)
+
+    def edge(self, span: Span, now_s: int, source: str, target: str) -> answers.EdgeDetail | None:
+        """Give one edge with its routes; without a call in the span its numbers are 0, None if it was never seen."""
+        values: dict[str, Any] = {"source": source, "target": target}
+        question = "SELECT MIN(first_s), MAX(last_s) FROM series WHERE source = :source AND target = :target"
+        ((first_seen, last_seen),) = self._store.rows(question, values)
+        flows, values = self._flows(span, now_s, source=source, target=target)
+        question = f"""{flows} SELECT s.method, s.route, s.policy, s.reason, s.protocol, s.tls_version, s.tls_cipher,
+            s.sidecar, s.identity, MIN(COALESCE(s.first_s, f.first_s)), {_LAST}, {_NUMBERS}
+            FROM f JOIN series AS s ON s.id = f.series
+            GROUP BY s.method, s.route, s.policy, s.reason, s.protocol, s.tls_version, s.tls_cipher, s.sidecar,
+            s.identity"""  # noqa: S608
+        found = self._store.rows(question, values) if flows else []
+        rows = [_EdgeRow._make((*row[:_EDGE_ROW], row[_EDGE_ROW:])) for row in found]
+        if first_seen is None and not rows:
+            return None
+        routes: dict[tuple[str, str | None], list[_EdgeRow]] = {}
+        protocols: dict[str, int] = {}
+        tls: dict[str, int] = {}
+        ciphers: dict[str, int] = {}
+        reasons: dict[str, int] = {}
+        sidecars: dict[str, int] = {}
+        for row in rows:
+            routes.setdefault((row.method, row.route), []).append(row)
+            _add(protocols, row.protocol, row.calls)
+            _add(tls, row.version, row.calls)
+            _add(ciphers, row.cipher, row.calls)
+            _add(reasons, row.reason, row.calls)
+            _add(sidecars, row.sidecar, row.calls)
+        total = _totals(rows)
+        ordered = sorted(
+            (_route(method, route, of_route) for (method, route), of_route in routes.items()),
+            key=lambda each: (-each["calls"], each["method"], each["route"] or ""),
+        )
+        return {
+            "from": source,
+            "to": target,
+            "since": _time(span.from_s),
+            "until": _time(span.until_s),
+            **_numbers(
+                min((row.first_s for row in rows), default=first_seen),
+                max((row.last_s for row in rows), default=last_seen),
+                total,
+            ),
+            "protocols": protocols,
+            "tls": tls,
+            "ciphers": ciphers,
+            "routes": ordered,
+            "identities": sorted({row.identity for row in rows if row.identity is not None}),
+            "reasons": reasons,
+            "statuses": _statuses(total),
+            "sidecars": sidecars,
+        }
+
+    def history(
+        self, span: Span, now_s: int, source: str, target: str, step_s: int | None
+    ) -> tuple[int, list[answers.Point]]:
+        """Give the step (s) and the points of an edge that had calls; the step is as coarse as what is kept."""
+        finest = finest_step_s(span.from_s, now_s, self._store.retention)
+        step = max(step_s or default_step_s(span), finest)
+        step += -step % finest
+        # From the same instants on, whatever the span begins with: a point is the same in every answer.
+        begin = span.from_s - span.from_s % step
+        end = span.until_s + -span.until_s % step
+        flows, values = self._flows(Span(from_s=begin, until_s=end), now_s, source=source, target=target, step_s=step)
+        if not flows:
+            return step, []
+        question = f"""{flows} SELECT f.step, {_NUMBERS} FROM f JOIN series AS s ON s.id = f.series
+            GROUP BY f.step ORDER BY f.step"""  # noqa: S608
+        return step, [_point(start_s, numbers) for start_s, *numbers in self._store.rows(question, values)]
+
+    def is_edge(self, source: str, target: str) -> bool:
+        """Whether a call from one to the other was ever counted."""
+        question = "SELECT 1 FROM series WHERE source = :source AND target = :target LIMIT 1"
+        return bool(self._store.rows(question, {"source": source, "target": target}))
+
+    def is_policy(self, policy: str) -> bool:
+        """Whether a rule of this name has ever decided something."""
+        return bool(self._store.rows("SELECT 1 FROM series WHERE policy = :policy LIMIT 1", {"policy": policy}))
+
+    def policy_use(self, span: Span, now_s: int) -> dict[str, tuple[int, int, int, int]]:
+        """Give calls, allowed, denied and the last time (s) of each rule that decided something in a span."""
+        flows, values = self._flows(span, now_s)
+        if not flows:
+            return {}
+        question = f"""{flows} SELECT s.policy, SUM(f.calls),
+            SUM(CASE WHEN s.decision = 'allow' THEN f.calls ELSE 0 END),
+            SUM(CASE WHEN s.decision = 'deny' THEN f.calls ELSE 0 END), {_LAST}
+            FROM f JOIN series AS s ON s.id = f.series WHERE s.policy IS NOT NULL GROUP BY s.policy"""  # noqa: S608
+        rows = self._store.rows(question, values)
+        return {policy: (calls, allowed, denied, last_s) for policy, calls, allowed, denied, last_s in rows}
+
+    def edges_of_policy(self, span: Span, now_s: int, policy: str) -> list[answers.PolicyEdge]:
+        """Give the edges on which a rule decided something in a span, those with most calls first."""
+        flows, values = self._flows(span, now_s)
+        if not flows:
+            return []
+        values["policy"] = policy
+        question = f"""{flows} SELECT s.source, s.target, s.method, s.route, SUM(f.calls),
+            SUM(CASE WHEN s.decision = 'allow' THEN f.calls ELSE 0 END),
+            SUM(CASE WHEN s.decision = 'deny' THEN f.calls ELSE 0 END), {_LAST}
+            FROM f JOIN series AS s ON s.id = f.series WHERE s.policy = :policy
+            GROUP BY s.source, s.target, s.method, s.route"""  # noqa: S608
+        edges: dict[tuple[str, str], answers.PolicyEdge] = {}
+        last: dict[tuple[str, str], int] = {}
+        for source, target, method, route, calls, allowed, denied, last_s in self._store.rows(question, values):
+            edge = edges.setdefault(
+                (source, target),
+                {"from": source, "to": target, "calls": 0, "allowed": 0, "denied": 0, "routes": [], "last_used": None},
+            )
+            edge["calls"] += calls
+            edge["allowed"] += allowed
+            edge["denied"] += denied
+            edge["routes"] = sorted({*edge["routes"], f"{method} {route or '(no route)'}"})
+            last[source, target] = max(last.get((source, target), 0), last_s)
+            edge["last_used"] = _time(last[source, target])
+        return sorted(edges.values(), key=lambda each: (-each["calls"], each["from"], each["to"]))
+
+    def parties(self) -> dict[str, tuple[str, int | None, int | None]]:
+        """Give everyone who was an end of an edge: its kind, and when it was seen first and last (s)."""
+        question = """SELECT name, kind, MIN(first_s), MAX(last_s) FROM (
+            SELECT source AS name, source_kind AS kind, first_s, last_s FROM series WHERE first_s IS NOT NULL
+            UNION ALL SELECT target, target_kind, first_s, last_s FROM series WHERE first_s IS NOT NULL) AS ends
+            GROUP BY name, kind"""
+        parties: dict[str, tuple[str, int | None, int | None]] = {}
+        for name, kind, first_s, last_s in self._store.rows(question, {}):
+            known = parties.get(name)
+            if known is None:
+                parties[name] = kind, first_s, last_s
+            else:
+                ends = [each for each in (known[1], first_s) if each is not None]
+                lasts = [each for each in (known[2], last_s) if each is not None]
+                parties[name] = known[0] if kind == "unknown" else kind, min(ends), max(lasts)
+        return parties
+
+    def identities(self) -> dict[str, set[str]]:
+        """Give the SPIFFE IDs with which each caller was seen."""
+        found: dict[str, set[str]] = {}
+        question = "SELECT DISTINCT source, identity FROM series WHERE identity IS NOT NULL AND first_s IS NOT NULL"
+        for source, identity in self._store.rows(question, {}):
+            found.setdefault(source, set()).add(identity)
+        return found
+
+    def _flows(
+        self,
+        span: Span,
+        now_s: int,
+        *,
+        source: str | None = None,
+        target: str | None = None,
+        step_s: int = 0,
+        columns: tuple[str, ...] = _SUMMED,
+    ) -> tuple[str, dict[str, Any]]:
+        """Give the beginning of a question: `f` has the sums of each series in a span; empty where nothing can be."""
+        until_s = span.until_s
+        if until_s >= now_s > span.from_s:
+            # Nothing comes after now: the hour that goes on is read as a whole one.
+            until_s += -until_s % STEP_S[HOURS]
+        parts = self._store.parts(span.from_s, until_s, now_s, step_s or STEP_S[HOURS], of_edge=source is not None)
+        values: dict[str, Any] = {"until": until_s}
+        wanted = ""
+        if source is not None:
+            wanted = "AND series IN (SELECT id FROM series WHERE source = :source AND target = :target)"
+            values |= {"source": source, "target": target}
+        sums = ", ".join(f"SUM({column}) AS {column}" for column in columns)
+        step, group = ("", "")
+        if step_s:
+            step, group = f"time - time % {step_s} AS step, ", ", step"
+        selects = []
+        for number, part in enumerate(parts):
+            values |= {f"from{number}": part.from_s, f"until{number}": part.until_s}
+            selects.append(
+                f"""SELECT {step}series, MIN(time) AS first_s, MAX(time) AS last_s, {sums} FROM {part.table}
+                WHERE time >= :from{number} AND time < :until{number} AND {_COUNTED} {wanted}
+                GROUP BY series{group}"""  # noqa: S608
+            )
+        return (f"WITH f AS ({' UNION ALL '.join(selects)})" if selects else ""), values
+
+
+def default_step_s(span: Span) -> int:
+    """Give the step of a history that has about as many points as can be shown."""
+    length = span.until_s - span.from_s
+    return next((step for step in _STEPS_S if length <= step * _POINTS), _STEPS_S[-1])
+
+
+def _numbers(first_s: int | None, last_s: int | None, numbers: Sequence[int]) -> answers.Numbers:
+    calls, allowed, denied, observed, cut, unreached, received, sent = numbers[:_NUMBERS_COUNT]
+    durations = numbers[_NUMBERS_COUNT + len(STATUSES) :]
+    return {
+        "calls": calls,
+        "allowed": allowed,
+        "denied": denied,
+        "observed": observed,
+        "cut": cut,
+        "unreached": unreached,
+        "bytes_received": received,
+        "bytes_sent": sent,
+        "p50_ms": quantile_ms(durations, 0.5),
+        "p99_ms": quantile_ms(durations, 0.99),
+        "first_seen": None if first_s is None else _time(first_s),
+        "last_seen": None if last_s is None else _time(max(last_s, first_s or last_s)),
+    }
+
+
+def _edge(source: str, target: str, routes: int, numbers: answers.Numbers) -> answers.Edge:
+    return {
+        "from": source,
+        "to": target,
+        "calls": numbers["calls"],
+        "allowed": numbers["allowed"],
+        "denied": numbers["denied"],
+        "observed": numbers["observed"],
+        "cut": numbers["cut"],
+        "unreached": numbers["unreached"],
+        "bytes_received": numbers["bytes_received"],
+        "bytes_sent": numbers["bytes_sent"],
+        "p50_ms": numbers["p50_ms"],
+        "p99_ms": numbers["p99_ms"],
+        "protocols": {},
+        "tls": {},
+        "routes": routes,
+        "first_seen": numbers["first_seen"],
+        "last_seen": numbers["last_seen"],
+    }
+
+
+def _route(method: str, route: str | None, rows: Sequence[_EdgeRow]) -> answers.Route:
+    total = _totals(rows)
+    policies: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    for row in rows:
+        if row.policy is not None:
+            _add(policies, row.policy, row.calls)
+        _add(reasons, row.reason, row.calls)
+    return {
+        "method": method,
+        "route": route,
+        **_numbers(min(row.first_s for row in rows), max(row.last_s for row in rows), total),
+        "policy": max(policies, key=lambda name: (policies[name], name)) if policies else None,
+        "policies": policies,
+        "reasons": reasons,
+        "statuses": _statuses(total),
+    }
+
+
+def _totals(rows: Sequence[_EdgeRow]) -> list[int]:
+    none = (0,) * (_NUMBERS_COUNT + len(STATUSES) + len(DURATIONS))
+    return [sum(column) for column in zip(none, *(row.numbers for row in rows), strict=True)]
+
+
+def _statuses(total: Sequence[int]) -> dict[str, int]:
+    counts = total[_NUMBERS_COUNT : _NUMBERS_COUNT + len(STATUSES)]
+    return {name: count for name, count in zip(_STATUS_NAMES, counts, strict=True) if count}
+
+
+def _point(start_s: int, numbers: Sequence[int]) -> answers.Point:
+    calls, allowed, denied, _, _, _, received, sent = numbers[:_NUMBERS_COUNT]
+    durations = numbers[_NUMBERS_COUNT + len(STATUSES) :]
+    return {
+        "time": _time(start_s),
+        "calls": calls,
+        "allowed": allowed,
+        "denied": denied,
+        "bytes_received": received,
+        "bytes_sent": sent,
+        "p50_ms": quantile_ms(durations, 0.5),
+        "p99_ms": quantile_ms(durations, 0.99),
+    }
+
+
+def _add(counts: dict[str, int], name: str | None, calls: int) -> None:
+    counts[name or NONE] = counts.get(name or NONE, 0) + calls
+
+
+def _time(seconds: int) -> str:
+    return rfc3339_from_ns(seconds * NS_PER_S)

@@ -1,0 +1,1 @@
+"""Where the hub keeps what it was sent: one interface, SQLite and ClickHouse behind it."""

@@ -1,0 +1,303 @@
+"""The store in one file: SQLite with a write-ahead log that is synced at every commit.
+
+A flow is appended to `tail` first, which has no index; :meth:`SqliteStore.tidy` moves many at once into `seconds`,
+`minutes` and `hours`, where rows of the same time and series are one, in one transaction. Every question looks at the
+tail too: a flow is counted once, whenever it came and whatever its time is.
+
+https://www.sqlite.org/wal.html https://www.sqlite.org/pragma.html#pragma_synchronous
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final
+
+from authz.hub.arrival import COLUMNS
+from authz.hub.errors import StoreError
+from authz.hub.store.spans import cut, first_kept
+from authz.hub.store.store import (
+    HOURS,
+    MINUTES,
+    RECORD_COLUMNS,
+    SECONDS,
+    SERIES_COLUMNS,
+    SIDECAR_COLUMNS,
+    STEP_S,
+    Part,
+    Retention,
+    StoreFacts,
+)
+from authz.instant import NS_PER_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from authz.hub.arrival import Arrival
+    from authz.hub.kept_record import KeptRecord
+    from authz.hub.series import Series
+
+#: what this program writes; a file of a later one is not opened
+VERSION: Final = 1
+_FILE: Final = "hub.sqlite"
+#: rows that are moved in one transaction: intake waits for it, some tenths of a second
+_MOVED_AT_ONCE: Final = 50_000
+_FORGOTTEN_AT_ONCE: Final = 20_000
+_BUSY_S: Final = 60.0
+#: of pages that are kept in memory, by each connection; negative: KiB (sqlite.org/pragma.html#pragma_cache_size)
+_CACHE_KIB: Final = -64 * 1024
+_TAIL: Final = "tail"
+_DAY_MS: Final = 86_400_000
+
+_COUNTS: Final = ", ".join(f"{column} INTEGER NOT NULL" for column in COLUMNS)
+_NAMES: Final = ", ".join(COLUMNS)
+_SUMS: Final = ", ".join(f"SUM({column})" for column in COLUMNS)
+_ADDED: Final = ", ".join(f"{column} = {column} + excluded.{column}" for column in COLUMNS)
+
+_SCHEMA: Final = (
+    """CREATE TABLE batches (sidecar TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL,
+        received_ms INTEGER NOT NULL, PRIMARY KEY (sidecar, boot, sequence)) WITHOUT ROWID""",
+    """CREATE TABLE sidecars (sidecar TEXT PRIMARY KEY, service TEXT NOT NULL, boot TEXT NOT NULL,
+        sequence INTEGER NOT NULL, sent_ms INTEGER NOT NULL, received_ms INTEGER NOT NULL, revision TEXT,
+        svid_expires_ms INTEGER, spooled INTEGER NOT NULL, lost INTEGER NOT NULL, unjoined INTEGER NOT NULL,
+        dropped INTEGER NOT NULL, failed_handshakes INTEGER NOT NULL, ready INTEGER NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE revisions (revision TEXT NOT NULL, sidecar TEXT NOT NULL, first_ms INTEGER NOT NULL,
+        last_ms INTEGER NOT NULL, PRIMARY KEY (revision, sidecar)) WITHOUT ROWID""",
+    """CREATE TABLE series (id INTEGER PRIMARY KEY, sidecar TEXT NOT NULL, direction TEXT NOT NULL,
+        source TEXT NOT NULL, source_kind TEXT NOT NULL, target TEXT NOT NULL, target_kind TEXT NOT NULL,
+        identity TEXT, presented_by TEXT, address TEXT, host TEXT NOT NULL, method TEXT NOT NULL, route TEXT,
+        protocol TEXT, decision TEXT NOT NULL, reason TEXT NOT NULL, policy TEXT, shadow_reason TEXT,
+        shadow_policy TEXT, tls_version TEXT, tls_cipher TEXT, counted INTEGER NOT NULL,
+        first_s INTEGER, last_s INTEGER)""",
+    "CREATE INDEX series_target ON series (target, source)",
+    "CREATE INDEX series_policy ON series (policy)",
+    f"CREATE TABLE tail (n INTEGER PRIMARY KEY, time INTEGER NOT NULL, series INTEGER NOT NULL, {_COUNTS})",
+    *(
+        f"""CREATE TABLE {table} (time INTEGER NOT NULL, series INTEGER NOT NULL, {_COUNTS},
+            PRIMARY KEY (time, series)) WITHOUT ROWID"""
+        for table in STEP_S
+    ),
+    """CREATE TABLE records (n INTEGER PRIMARY KEY, decision_id TEXT NOT NULL, time_ms INTEGER NOT NULL,
+        decision TEXT NOT NULL, reason TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL, policy TEXT,
+        revision TEXT NOT NULL, cut INTEGER NOT NULL, handshakes INTEGER NOT NULL, body BLOB NOT NULL)""",
+    # The history of one edge over weeks; what is read of a span finds its rows by time.
+    "CREATE INDEX hours_series ON hours (series, time)",
+    "CREATE INDEX records_time ON records (time_ms)",
+    "CREATE INDEX records_decision ON records (decision, time_ms)",
+    "CREATE INDEX records_reason ON records (reason, time_ms)",
+    "CREATE INDEX records_source ON records (source, time_ms)",
+    "CREATE INDEX records_target ON records (target, time_ms)",
+    "CREATE INDEX records_policy ON records (policy, time_ms) WHERE policy IS NOT NULL",
+    "CREATE INDEX records_id ON records (decision_id)",
+)
+
+
+def _insert(table: str, columns: Sequence[str], or_else: str = "") -> str:
+    places = ", ".join("?" * len(columns))
+    return f"INSERT {or_else} INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608 names of this program
+
+
+_ADD_FLOWS: Final = _insert(_TAIL, ("time", "series", *COLUMNS))
+_ADD_SERIES: Final = _insert("series", SERIES_COLUMNS, "OR IGNORE")
+_ADD_RECORDS: Final = _insert("records", RECORD_COLUMNS)
+_ADD_BATCH: Final = _insert("batches", ("sidecar", "boot", "sequence", "received_ms"), "OR IGNORE")
+# A batch that was sent earlier and comes later says nothing of how the sidecar is.
+_ADD_SIDECAR: Final = (
+    _insert("sidecars", SIDECAR_COLUMNS)
+    + " ON CONFLICT (sidecar) DO UPDATE SET "
+    + ", ".join(f"{column} = excluded.{column}" for column in SIDECAR_COLUMNS[1:])
+    + " WHERE excluded.sent_ms >= sidecars.sent_ms"
+)
+_ADD_REVISION: Final = (
+    _insert("revisions", ("revision", "sidecar", "first_ms", "last_ms"))
+    + " ON CONFLICT DO UPDATE SET first_ms = MIN(first_ms, excluded.first_ms), last_ms = MAX(last_ms, excluded.last_ms)"
+)
+_SEEN: Final = """UPDATE series SET first_s = MIN(COALESCE(series.first_s, seen.first_s), seen.first_s),
+    last_s = MAX(COALESCE(series.last_s, seen.last_s), seen.last_s)
+    FROM (SELECT series, MIN(time) AS first_s, MAX(time) AS last_s FROM tail WHERE n <= :last AND calls > 0
+        GROUP BY series) AS seen
+    WHERE series.id = seen.series"""
+
+
+class SqliteStore:
+    """The store of one hub, in one folder."""
+
+    def __init__(self, folder: Path, retention: Retention, progress: Callable[[str], None]) -> None:
+        self._path = folder / _FILE
+        self._retention = retention
+        self._readers = threading.local()
+        self._open: list[sqlite3.Connection] = []
+        self._guard = threading.Lock()
+        try:
+            self._writer = self._connected()
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            # INVARIANT (durable): the log is synced before a commit returns.
+            self._writer.execute("PRAGMA synchronous = FULL")
+            self._make(progress)
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+    def _connected(self) -> sqlite3.Connection:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(descriptor)
+        connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        connection.execute(f"PRAGMA cache_size = {_CACHE_KIB}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        with self._guard:
+            self._open.append(connection)
+        return connection
+
+    def _make(self, progress: Callable[[str], None]) -> None:
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise StoreError(
+                f"{self._path}: a later version of authz has written it ({version}; this one has {VERSION})"
+            )
+        if version == 0:
+            progress(f"making the store {self._path}")
+            with self._transaction():
+                for statement in _SCHEMA:
+                    self._writer.execute(statement)
+                self._writer.execute(f"PRAGMA user_version = {VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._writer
+        except BaseException:
+            self._writer.execute("ROLLBACK")
+            raise
+        self._writer.execute("COMMIT")
+
+    def add(self, batches: Sequence[Arrival], received_ms: int) -> list[bool]:
+        """Add batches for good, all of them in one transaction."""
+        try:
+            with self._transaction() as connection:
+                return [_added(connection, batch, received_ms) for batch in batches]
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+    def rows(self, question: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Answer a question, on a connection of the thread's own."""
+        try:
+            reader: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+            if reader is None:
+                reader = self._readers.connection = self._connected()
+                reader.execute("PRAGMA query_only = ON")
+            return reader.execute(question, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+    @property
+    def retention(self) -> Retention:
+        """For how long it keeps what it was given."""
+        return self._retention
+
+    def parts(self, from_s: int, until_s: int, now_s: int, coarsest_s: int, *, of_edge: bool = False) -> list[Part]:
+        """Say where the flows of a span are: what has been added up, and the tail."""
+        del of_edge  # an index leads to them
+        parts = cut(from_s, until_s, now_s, self._retention, coarsest_s)
+        if parts:
+            begin, end = min(part.from_s for part in parts), max(part.until_s for part in parts)
+            parts.append(Part(_TAIL, begin, end))
+        return parts
+
+    def tidy(self, now_s: int) -> bool:
+        """Add up what waits in the tail, or else forget what is older than it is kept."""
+        try:
+            with self._transaction() as connection:
+                return self._moved(connection, now_s) or self._forgotten(connection, now_s)
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+    def _moved(self, connection: sqlite3.Connection, now_s: int) -> bool:
+        (last,) = connection.execute(
+            "SELECT MAX(n) FROM (SELECT n FROM tail ORDER BY n LIMIT ?)", (_MOVED_AT_ONCE,)
+        ).fetchone()
+        if last is None:
+            return False
+        connection.execute(_SEEN, {"last": last})
+        for table, step in STEP_S.items():
+            connection.execute(
+                f"""INSERT INTO {table} (time, series, {_NAMES})
+                    SELECT time - time % {step}, series, {_SUMS} FROM tail WHERE n <= :last AND time >= :first
+                    GROUP BY 1, 2 ORDER BY 1, 2
+                    ON CONFLICT (time, series) DO UPDATE SET {_ADDED}""",  # noqa: S608 names of this program
+                {"last": last, "first": first_kept(table, now_s, self._retention)},
+            )
+        connection.execute("DELETE FROM tail WHERE n <= ?", (last,))
+        return True
+
+    def _forgotten(self, connection: sqlite3.Connection, now_s: int) -> bool:
+        for table in (SECONDS, MINUTES, HOURS):
+            (edge,) = connection.execute(
+                f"""SELECT MAX(time) FROM (SELECT time FROM {table} WHERE time < ? ORDER BY time LIMIT ?)""",  # noqa: S608
+                (first_kept(table, now_s, self._retention), _FORGOTTEN_AT_ONCE),
+            ).fetchone()
+            if edge is not None:
+                connection.execute(f"DELETE FROM {table} WHERE time <= ?", (edge,))  # noqa: S608
+                return True
+        for decision, days in (("allow", self._retention.allowed_days), ("deny", self._retention.denied_days)):
+            gone = connection.execute(
+                "DELETE FROM records WHERE n IN (SELECT n FROM records WHERE decision = ? AND time_ms < ? LIMIT ?)",
+                (decision, now_s * 1000 - days * _DAY_MS, _FORGOTTEN_AT_ONCE),
+            ).rowcount
+            if gone:
+                return True
+        return False
+
+    def facts(self) -> StoreFacts:
+        """Say how much is stored."""
+        ((records, series, oldest),) = self.rows(
+            "SELECT (SELECT COUNT(*) FROM records), (SELECT COUNT(*) FROM series), (SELECT MIN(time) FROM hours)", {}
+        )
+        ((pages, page_bytes),) = self.rows("SELECT page_count, page_size FROM pragma_page_count, pragma_page_size", {})
+        return StoreFacts(kind="sqlite", size_bytes=pages * page_bytes, records=records, series=series, oldest_s=oldest)
+
+    def close(self) -> None:
+        """Close every connection; nothing may be asked any more."""
+        with self._guard:
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+
+
+def _added(connection: sqlite3.Connection, batch: Arrival, received_ms: int) -> bool:
+    new = connection.execute(_ADD_BATCH, (batch.sidecar, batch.boot, batch.sequence, received_ms)).rowcount == 1
+    if not new:
+        return False
+    connection.executemany(_ADD_SERIES, [_values(each) for each in batch.series.values()])
+    connection.executemany(_ADD_FLOWS, batch.rows)
+    connection.executemany(_ADD_RECORDS, [_values(each) for each in batch.records])
+    status = batch.status
+    connection.execute(
+        _ADD_SIDECAR,
+        (
+            batch.sidecar,
+            batch.service,
+            batch.boot,
+            batch.sequence,
+            batch.sent_ms,
+            received_ms,
+            status.revision,
+            None if status.svid_expires_ns is None else status.svid_expires_ns // NS_PER_MS,
+            status.spooled,
+            status.lost,
+            status.unjoined,
+            status.dropped,
+            status.failed_handshakes,
+            status.ready,
+        ),
+    )
+    told = batch.revisions if status.revision is None else batch.revisions | {status.revision}
+    connection.executemany(_ADD_REVISION, [(each, batch.sidecar, batch.sent_ms, batch.sent_ms) for each in told])
+    return True
+
+
+def _values(value: Series | KeptRecord) -> tuple[Any, ...]:
+    return tuple(getattr(value, field.name) for field in fields(value))

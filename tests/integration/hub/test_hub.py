@@ -1,0 +1,463 @@
+"""A real hub: what is sent to it is answered, once, whoever dies in between, and nobody else gets anything."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import json
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import pytest
+
+from authz.hub.openapi import openapi_document
+from authz.records.batch import MAX_BATCH_BYTES
+from tests.support.hub_process import REVISION, Hub, batch, flow, record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POLICIES = str(Path(__file__).parents[3] / "policies")
+HOSTILE = ("<script>alert(1)</script>", "\x1b[2J\x1b]0;owned\x07", "a/b?c#d&e=%2e", "\u202eevil", "x" * 250)
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub("--policies", POLICIES) as running:
+        yield running
+
+
+@pytest.fixture
+def own_hub() -> Iterator[Hub]:
+    with Hub() as running:
+        yield running
+
+
+def calls_of(hub: Hub) -> int:
+    return sum(edge["calls"] for edge in hub.answer("/edges?since=1h")["edges"])
+
+
+class TestIntake:
+    def test_a_batch_is_answered_once_however_often_it_is_sent(self, own_hub: Hub) -> None:
+        sent = batch(1, [flow(count=3)], [record(1)])
+        assert own_hub.send(sent) == (200, {"stored": True})
+        assert own_hub.send(sent) == (200, {"stored": False})
+        assert own_hub.send(gzip.compress(json.dumps(sent).encode()), content_encoding="gzip") == (
+            200,
+            {"stored": False},
+        )
+        assert calls_of(own_hub) == 3
+
+    def test_what_is_no_batch_is_refused_for_good(self, own_hub: Hub) -> None:
+        for content in (b"", b"{", b"[]", b'{"sidecar": "x"}', json.dumps(batch(1, [flow(count=-1)])).encode()):
+            status, body = own_hub.send(content)
+            assert (status, body.keys()) == (400, {"error", "parameter"})
+        assert own_hub.send(batch(1, [flow()], sidecar="orders"))[0] == 400, "flows of another sidecar"
+        assert own_hub.answer("/status")["store"]["refused"] == 6
+
+    def test_a_bomb_is_refused_before_it_is_unpacked(self, own_hub: Hub) -> None:
+        bomb = gzip.compress(b"[" * (MAX_BATCH_BYTES * 20))
+        assert len(bomb) < 200_000
+        assert own_hub.send(bomb, content_encoding="gzip")[0] == 400
+        status, _ = own_hub.send(b" " * (MAX_BATCH_BYTES + 1))
+        assert status == 413
+        assert own_hub.send(b"{}", content_encoding="br")[0] == 400
+
+    def test_nothing_that_was_acknowledged_is_lost_or_doubled_when_the_hub_is_killed(self, tmp_path: Path) -> None:
+        hub = Hub(folder=tmp_path)
+        hub.start()
+        sent, acknowledged, stop = 0, 0, threading.Event()
+
+        def ship() -> None:
+            nonlocal sent, acknowledged
+            while not stop.is_set():
+                sent += 1
+                content = batch(sent, [flow(count=sent % 7 + 1)], [record(sent)])
+                while True:  # as a shipper does: until there is an answer
+                    try:
+                        assert hub.send(content)[0] == 200
+                    except (OSError, http.client.HTTPException):
+                        time.sleep(0.01)
+                        continue
+                    acknowledged = sent
+                    break
+
+        shipper = threading.Thread(target=ship)
+        shipper.start()
+        try:
+            port = hub.port
+            for _ in range(5):
+                goal = acknowledged + 15
+                while acknowledged < goal:
+                    time.sleep(0.005)
+                hub.kill()
+                hub.start(port)
+        finally:
+            stop.set()
+            shipper.join()
+        counts = {each["from"]: each["calls"] for each in hub.answer("/edges?since=1h")["edges"]}
+        assert counts == {"storefront": sum(number % 7 + 1 for number in range(1, acknowledged + 1))}
+        ids, cursor = [], ""
+        while True:
+            page = hub.answer(f"/calls?limit=1000{cursor}")
+            ids += [int(each["decision_id"], 16) for each in page["calls"]]
+            if page["cursor"] is None:
+                break
+            cursor = "&cursor=" + page["cursor"]
+        assert sorted(ids) == list(range(1, acknowledged + 1))
+        hub.stop()
+
+    def test_a_second_hub_does_not_use_the_same_data(self, own_hub: Hub) -> None:
+        other = Hub(folder=own_hub.folder)
+        with pytest.raises(AssertionError, match="another hub uses it"):
+            other.start()
+
+
+class TestAnswers:
+    def test_every_operation_is_answered_in_the_form_that_the_document_says(self, hub: Hub) -> None:
+        hub.send(
+            batch(1, [flow(count=2), flow("orders", decision="deny", reason="no_policy", policy=None)], [record(77)])
+        )
+        status, document = hub.get("/api/v1/openapi.json")
+        assert (status, document) == (200, openapi_document())
+        names = {
+            "from": "storefront",
+            "to": "catalog",
+            "id": record(77)["decision_id"],
+            "name": "storefront-reads-catalog",
+        }
+        for path, item in document["paths"].items():
+            if path.endswith(("/stream", "/explain/{id}")):
+                continue
+            asked = path
+            for name, value in names.items():
+                asked = asked.replace(f"{{{name}}}", value)
+            status, body = hub.get(asked)
+            assert status == 200, (asked, body)
+            reference = item["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+            schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+            assert set(schema["required"]) <= body.keys() <= schema["properties"].keys()
+
+    def test_services_are_those_of_the_policies_and_whoever_was_seen(self, hub: Hub) -> None:
+        hub.send(batch(2, [flow("stranger")]))
+        found = {each["name"]: each for each in hub.answer("/services")["services"]}
+        assert found["storefront"]["kind"] == "service"
+        assert found["storefront"]["identities"] == ["spiffe://shop.example/ns/shop/sa/storefront"]
+        assert found["storefront"]["mode"] == "enforce"
+        assert found["acme-analytics"]["kind"] == "third_party"
+        assert found["acme-analytics"]["state"] in {"opening", "open", "closing", "ended"}
+        assert found["catalog"]["sidecar"]["revision"] == REVISION
+        assert found["catalog"]["sidecar"]["name"] == "catalog"
+
+    def test_the_status_of_a_sidecar_has_the_names_of_the_contract(self, hub: Hub) -> None:
+        hub.send(batch(3))
+        contract = {"name", "service", "revision", "lag_s", "last_seen", "svid_expires", "spooled", "lost", "unjoined"}
+        (sidecar,) = (each for each in hub.answer("/status")["sidecars"] if each["name"] == "catalog")
+        assert contract <= sidecar.keys()
+
+    def test_windows_name_who_tried_after_the_end(self, tmp_path: Path) -> None:
+        policies = tmp_path / "policies"
+        policies.mkdir()
+        (policies / "set.yaml").write_text(_CLOSED, "utf-8")
+        with Hub("--policies", str(policies)) as hub:
+            refused = {"reason": "decommissioned", "policy": "acme"}
+            hub.send(batch(1, [], [record(1, **refused), record(2, **refused), record(3, **refused, cut=True)]))
+            (window,) = hub.answer("/windows")["windows"]
+            assert (window["name"], window["kind"], window["state"]) == ("acme", "third_party", "ended")
+            after = window["attempts_after"]
+            assert after["count"] == 2
+            assert [(each["service"], each["sidecar"], each["count"]) for each in after["sources"]] == [
+                ("storefront", "catalog", 2)
+            ]
+            assert after["first"] == record(1)["time"] or after["first"] is not None
+
+    def test_a_span_that_ends_before_it_begins_is_empty(self, hub: Hub) -> None:
+        hub.send(batch(70, [flow()]))
+        span = "?since=1h&until=2h"
+        assert hub.answer("/edges" + span)["edges"] == []
+        assert hub.answer("/edges/storefront/catalog" + span)["calls"] == 0
+        assert hub.answer("/edges/storefront/catalog/history" + span)["points"] == []
+        assert hub.answer("/policies/storefront-reads-catalog/usage" + span)["calls"] == 0
+        assert hub.answer("/denials" + span)["denials"] == []
+
+    def test_a_revision_says_what_it_changed(self, tmp_path: Path) -> None:
+        policies = tmp_path / "policies"
+        policies.mkdir()
+        (policies / "set.yaml").write_text(_CLOSED, "utf-8")
+        with Hub("--policies", str(policies)) as hub, _Listener(hub, "revision") as listener:
+            (policies / "set.yaml").write_text(_CLOSED + _RULE, "utf-8")
+            told = listener.next()
+            newest, oldest = hub.answer("/revisions")["revisions"]
+            assert told == ("revision", {**told[1], "revision": newest["revision"], "previous": oldest["revision"]})
+            assert newest["in_force"]
+            assert newest["previous"] == oldest["revision"]
+            assert [(each["becomes"], each["policy"]) for each in newest["differences"]] == [("allow", "a-reads-b")]
+
+    def test_a_call_is_explained_by_the_revision_that_decided_it(self, tmp_path: Path) -> None:
+        policies = tmp_path / "policies"
+        policies.mkdir()
+        (policies / "set.yaml").write_text(_CLOSED, "utf-8")
+        with Hub("--policies", str(policies)) as hub, _Listener(hub, "revision") as listener:
+            first = hub.answer("/status")["policies"]["revision"]
+            (policies / "set.yaml").write_text(_CLOSED + _RULE, "utf-8")
+            second = listener.next()[1]["revision"]
+            fields: dict[str, Any] = {"method": "GET", "path": "/x", "source": "a", "target": "b"}
+            hub.send(
+                batch(1, [], [record(1, revision=first, **fields), record(2, revision=second, **fields)], sidecar="b")
+            )
+            answers = [hub.answer(f"/explain/{number:032x}") for number in (1, 2)]
+            assert [each["decision"] for each in answers] == ["deny", "allow"]
+            # A record that says `deny` of what its revision allows has less than the call had.
+            assert [each["was_decided_differently"] for each in answers] == [
+                each["reason"] != hub.answer(f"/decisions/{number:032x}")["reason"]
+                for number, each in enumerate(answers, start=1)
+            ]
+            assert answers[1]["was_decided_differently"] is True
+            assert answers[0]["steps"]
+            assert answers[0]["revision"] == first
+            assert hub.get("/api/v1/explain/" + "9" * 32)[0] == 404
+
+    def test_the_map_of_then_is_compared_with_that_of_before(self, own_hub: Hub) -> None:
+        from authz.instant import rfc3339_from_ns  # noqa: PLC0415 one test's
+
+        hour_ago = rfc3339_from_ns((time.time_ns() // 10**10 - 360) * 10**10)
+        own_hub.send(
+            batch(1, [flow(time=hour_ago, count=4), flow("gone", time=hour_ago), flow(count=40), flow("fresh")])
+        )
+        edges = {each["from"]: each for each in own_hub.answer("/edges?since=30m&compare=45m")["edges"]}
+        assert {name: each["compared"]["change"] for name, each in edges.items()} == {
+            "storefront": "grown",
+            "gone": "gone",
+            "fresh": "new",
+        }
+        assert edges["gone"]["calls"] == 0
+        then = own_hub.answer("/edges?since=30m&at=45m")["edges"]
+        assert {each["from"]: each["calls"] for each in then} == {"storefront": 4, "gone": 1}
+
+    @pytest.mark.parametrize(
+        ("path", "parameter"),
+        [
+            ("/edges?since=yesterday", "since"),
+            ("/edges?compare=x", "compare"),
+            ("/edges?color=red", "color"),
+            ("/edges?since=1h&since=2h", "since"),
+            ("/calls?limit=0", "limit"),
+            ("/calls?limit=1e3", "limit"),
+            ("/calls?cursor=x", "cursor"),
+            ("/calls?decision=maybe", "decision"),
+            ("/calls?reason=because", "reason"),
+            ("/denials?group=color", "group"),
+            ("/edges/a/b/history?step=7", "step"),
+            ("/stream?events=all", "events"),
+        ],
+    )
+    def test_a_bad_parameter_is_named(self, hub: Hub, path: str, parameter: str) -> None:
+        status, body = hub.get("/api/v1" + path)
+        assert (status, body["parameter"]) == (400, parameter)
+        assert body["error"]
+
+    @pytest.mark.parametrize(
+        "path", ["/edges/no/one", "/decisions/x", "/explain/x", "/policies/none/usage", "/nothing"]
+    )
+    def test_what_is_not_known_is_404_in_the_same_form(self, hub: Hub, path: str) -> None:
+        status, body = hub.get("/api/v1" + path)
+        assert (status, body.keys()) == (404, {"error", "parameter"})
+
+    def test_hostile_names_come_back_as_they_are_and_are_found_by_them(self, own_hub: Hub) -> None:
+        flows = []
+        for number, name in enumerate(HOSTILE):
+            caller = {**flow()["caller"], "service": name}
+            flows.append(flow(caller=caller, method=name[:64], route=name))
+            own_hub.send(
+                batch(10 + number, [], [record(number, path=name, caller={**record()["caller"], "service": name})])
+            )
+        own_hub.send(batch(1, flows))
+        for name in HOSTILE:
+            edge = own_hub.answer(f"/edges/{quote(name, safe='')}/catalog")
+            assert (edge["from"], [each["route"] for each in edge["routes"]]) == (name, [name])
+            (found,) = own_hub.answer(f"/calls?from={quote(name, safe='')}")["calls"]
+            assert found["path"] == name
+        status, headers, body = own_hub.ask("/api/v1/edges")
+        assert (status, headers["Content-Type"], headers["X-Content-Type-Options"]) == (
+            200,
+            "application/json",
+            "nosniff",
+        )
+        assert b"\x1b" not in body
+
+
+class TestEvents:
+    def test_a_denial_is_told_while_it_is_stored(self, hub: Hub) -> None:
+        with _Listener(hub, "deny") as listener:
+            hub.send(batch(50, [], [record(50)]))
+            kind, data = listener.next()
+            assert (kind, data["decision_id"], data["reason"]) == ("deny", record(50)["decision_id"], "no_policy")
+
+    def test_an_edge_that_is_new_is_told_once(self, hub: Hub) -> None:
+        with _Listener(hub, "edge,deny") as listener:
+            hub.send(batch(60, [flow("newcomer")]))
+            hub.send(batch(61, [flow("newcomer")], [record(61)]))
+            assert listener.next()[1]["from"] == "newcomer"
+            assert listener.next()[0] == "deny"
+
+    def test_who_listens_is_let_go_when_the_hub_ends(self, tmp_path: Path) -> None:
+        hub = Hub(folder=tmp_path)
+        hub.start()
+        with _Listener(hub, "deny") as listener:
+            assert hub.stop() == 0
+            assert listener.rest() == b""
+
+
+class TestAccess:
+    def test_another_host_or_origin_gets_nothing(self, hub: Hub) -> None:
+        assert hub.get("/api/v1/status", Host="evil.example")[0] == 421
+        assert hub.get("/api/v1/status", Host=f"127.0.0.1.evil.example:{hub.port}")[0] == 421
+        assert hub.get("/api/v1/status", Origin="http://evil.example")[0] == 403
+        assert hub.get("/api/v1/status", Origin="null")[0] == 403
+        assert hub.get("/api/v1/status", Sec_Fetch_Site="cross-site")[0] == 403
+        assert hub.get("/api/v1/status", Host=f"localhost:{hub.port}", Origin=f"http://localhost:{hub.port}")[0] == 200
+
+    def test_no_get_changes_anything_and_nothing_else_is_taken(self, hub: Hub) -> None:
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            status, headers, _ = hub.ask("/api/v1/edges", method=method)
+            assert status == 405
+            assert "Access-Control-Allow-Origin" not in headers
+        assert hub.ask("/intake/v1/batches")[0] == 405
+
+    def test_every_answer_forbids_what_a_page_does_not_need(self, hub: Hub) -> None:
+        for path in ("/", "/api/v1/status", "/api/v1/nothing", "/metrics", "/page/nothing.js"):
+            _, headers, _ = hub.ask(path)
+            policy = headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert headers["X-Frame-Options"] == "DENY"
+            assert headers["Referrer-Policy"] == "no-referrer"
+
+    @pytest.mark.parametrize("path", ["/page/../server.py", "/page/..%2fserver.py", "/page//etc/passwd", "/page/%00"])
+    def test_the_page_is_all_that_is_served_of_the_disk(self, hub: Hub, path: str) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=60)
+        connection.request("GET", path)
+        assert connection.getresponse().status in {400, 404}
+        connection.close()
+
+    def test_a_role_may_do_what_it_says_and_who_may_not_is_recorded(self, tmp_path: Path) -> None:
+        access = tmp_path / "access.json"
+        roles = ("sidecar", "viewer", "security", "admin")
+        tokens = [
+            {"name": f"of-{role}", "role": role, "sha256": hashlib.sha256(role.encode()).hexdigest()} for role in roles
+        ]
+        access.write_text(json.dumps({"tokens": tokens, "hosts": ["hub.example"]}))
+        with Hub("--access", str(access)) as hub:
+
+            def statuses(role: str) -> tuple[int, ...]:
+                authorization = f"Bearer {role}"
+                paths = ("/api/v1/edges", "/api/v1/calls", "/metrics")
+                sent = hub.send(batch(1), authorization=authorization)[0]
+                return (sent, *(hub.ask(path, {"Authorization": authorization})[0] for path in paths))
+
+            assert statuses("sidecar") == (200, 403, 403, 403)
+            assert statuses("viewer") == (403, 200, 403, 200)
+            assert statuses("security") == (403, 200, 200, 200)
+            assert statuses("admin") == (200, 200, 200, 200)
+            assert statuses("guess") == (401, 401, 401, 401)
+            assert hub.get("/api/v1/edges")[0] == 401
+            assert hub.get("/healthz")[0] == 200
+            assert hub.get("/api/v1/edges", Host="hub.example", Authorization="Bearer viewer")[0] == 200
+            refused = [json.loads(line) for line in (hub.data / "refused.jsonl").read_text().splitlines()]
+            assert [each["who"] for each in refused].count("of-viewer") == 2
+            assert {
+                "who": "of-viewer",
+                "path": "/api/v1/calls",
+                "why": "role viewer, security is needed",
+            }.items() <= next(
+                each for each in refused if each["path"] == "/api/v1/calls" and each["who"] == "of-viewer"
+            ).items()
+
+    def test_without_access_it_listens_on_loopback_only(self, tmp_path: Path) -> None:
+        hub = Hub("--listen", "0.0.0.0:0", folder=tmp_path)
+        with pytest.raises(AssertionError, match="give --access"):
+            hub.start()
+
+    def test_who_asks_too_often_is_told_to_wait(self, own_hub: Hub) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", own_hub.port, timeout=60)
+        statuses = set()
+        for _ in range(2000):
+            connection.request("GET", "/api/v1/nothing-to-count")
+            answer = connection.getresponse()
+            answer.read()
+            statuses.add(answer.status)
+            if answer.status == 429:
+                assert answer.getheader("Retry-After") == "1"
+                break
+        connection.close()
+        assert 429 in statuses
+
+
+class _Listener:
+    """Listens to events; what it was told is read one by one."""
+
+    def __init__(self, hub: Hub, events: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=120)
+        self._connection.request("GET", f"/api/v1/stream?events={events}")
+        self._answer = self._connection.getresponse()
+        assert self._answer.status == 200
+        assert self._answer.readline().startswith(b":")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._answer.close()
+        self._connection.close()
+
+    def next(self) -> tuple[str, dict[str, Any]]:
+        kind = ""
+        while True:
+            line = self._answer.readline()
+            assert line, "the stream has ended"
+            name, _, text = line.decode().rstrip("\n").partition(": ")
+            if name == "event":
+                kind = text
+            if name == "data":
+                return kind, json.loads(text)
+
+    def rest(self) -> bytes:
+        return self._answer.read().strip()
+
+
+_CLOSED = """\
+apiVersion: authz/v1
+kind: Mesh
+metadata: {name: mesh}
+spec: {trustDomains: [shop.example]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: a}
+spec: {identities: ["spiffe://shop.example/ns/shop/sa/a"]}
+---
+apiVersion: authz/v1
+kind: Service
+metadata: {name: b}
+spec: {identities: ["spiffe://shop.example/ns/shop/sa/b"]}
+---
+apiVersion: authz/v1
+kind: ThirdParty
+metadata: {name: acme}
+spec:
+  hosts: [api.acme.example]
+  window: {opens: "2020-01-01T00:00:00Z", closes: "2021-01-01T00:00:00Z"}
+"""
+_RULE = """\
+---
+apiVersion: authz/v1
+kind: MicroPolicy
+metadata: {name: a-reads-b}
+spec:
+  from: [{services: [a]}]
+  to: [{services: [b], operations: [{methods: [GET], paths: ["/x"]}]}]
+"""
