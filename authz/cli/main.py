@@ -37,6 +37,10 @@ _COMMANDS = {
     "svid": ("authz.cli.svid", "issue SVIDs of a local authority; show and verify SVIDs of any"),
     "bundle": ("authz.cli.bundle", "show trust bundles and put them in their place"),
     "doctor": ("authz.cli.doctor", "say what is missing on this machine, or wrong with an identity, and what to do"),
+    "hub": ("authz.cli.hub", "collect what all sidecars record; JSON API and web page"),
+    "observe": ("authz.cli.observe", "show calls as the sidecars saw them, and follow them"),
+    "map": ("authz.cli.map", "show who calls whom, as a table or a graph"),
+    "status": ("authz.cli.status", "show every sidecar: revision, lag, SVID, losses"),
     "windows": ("authz.cli.windows", "say when ThirdParties and rules open and close, who tried, and close one"),
 }
 

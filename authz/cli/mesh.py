@@ -58,7 +58,7 @@ def _add_up(commands: Subcommands) -> None:
         help="for tests: the sidecars judge windows by the instant that FILE holds, at which the clock stands still, or"
         " by the machine's clock and the +SECONDS or -SECONDS that it holds",
     )
-    parser.add_flag("--no-hub", action="store_true", help="without the hub, which does not exist yet")
+    parser.add_flag("--no-hub", action="store_true", help="without the hub, which shows what all sidecars record")
 
 
 def _add_status(commands: Subcommands) -> None:
@@ -150,6 +150,7 @@ def _up(given: argparse.Namespace) -> int:
         only=given.only,
         unsafe_clock_file=given.unsafe_clock_file,
         accept_clock=given.accept_clock,
+        hub=not given.no_hub,
     )
     terminal = _Terminal()
     if given.detach:

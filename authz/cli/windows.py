@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from authz.cli.arguments import YES
-from authz.cli.hub_token import add_token_file, hub_token
+from authz.cli.hub_token import add_token_file
 from authz.cli.output import add_output, output_of
 from authz.decision_logs import ReadLines, log_folder, read_attempts
 from authz.errors import UsageError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from authz.cli.arguments import CommandParser, Subcommands
+    from authz.cli.hub_client import HubClient
     from authz.mesh.state import MeshState
     from authz.policy.policy_set import PolicySet
 
@@ -45,7 +46,12 @@ def add_commands(commands: Subcommands) -> None:
         example="authz windows list --policies policies -o ics",
     )
     add_places(parser)
-    parser.add_flag("--hub", metavar="URL", help="ask this hub who tried, instead of reading decision logs")
+    parser.add_argument(
+        "--hub",
+        metavar="URL",
+        help="the hub that is asked who tried; default: that of the mesh in --state, else what AUTHZ_HUB says;"
+        " where there is none, decision logs are read [AUTHZ_HUB]",
+    )
     add_token_file(parser)
     add_output(parser, ("pretty", "json", "ics"))
 
@@ -145,8 +151,9 @@ def _list(given: argparse.Namespace) -> int:
     policy_set = load_policy_folder(policies_of(given))
     now_ns = time.time_ns()
     told: ReadLines | None = None
-    if given.hub:
-        reports = _reports_of_hub(policy_set, given.hub, hub_token(given), now_ns)
+    hub = _hub(given)
+    if hub is not None:
+        reports = _reports_of_hub(policy_set, hub, now_ns)
     else:
         state, told = state_of(given), ReadLines()
         reports = reports_of(policy_set, state, now_ns, told)
@@ -172,10 +179,19 @@ def _list(given: argparse.Namespace) -> int:
     return YES
 
 
-def _reports_of_hub(policy_set: PolicySet, url: str, token: str | None, now_ns: int) -> tuple[WindowReport, ...]:
+def _hub(given: argparse.Namespace) -> HubClient | None:
+    """Give the hub that the flags name, or that there is; None where decision logs have to do."""
+    from authz.cli.hub_client import hub_of, mesh_hub  # noqa: PLC0415 as above
+
+    if given.hub or mesh_hub(given.state) or os.environ.get("AUTHZ_HUB"):
+        return hub_of(given)
+    return None
+
+
+def _reports_of_hub(policy_set: PolicySet, hub: HubClient, now_ns: int) -> tuple[WindowReport, ...]:
     from authz.cli.windows_hub import windows_of_hub  # noqa: PLC0415 as above
 
-    known = windows_of_hub(url, token)
+    known = windows_of_hub(hub)
     reports = []
     for window in windows_of(policy_set):
         told = known.get((window.kind, window.name))
@@ -186,7 +202,7 @@ def _reports_of_hub(policy_set: PolicySet, url: str, token: str | None, now_ns: 
             WindowReport(
                 window=window,
                 stage=window.stage(now_ns),
-                before=NO_ATTEMPTS,
+                before=NO_ATTEMPTS if told is None else told.before,
                 after=NO_ATTEMPTS if told is None else told.after,
             )
         )

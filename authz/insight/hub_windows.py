@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from authz.errors import AuthzError
 from authz.insight.attempt import MAX_KEPT_CHARACTERS, Source, WindowKind
-from authz.insight.attempt_tally import MAX_SOURCES, Attempts, SourceCount
+from authz.insight.attempt_tally import MAX_SOURCES, NO_ATTEMPTS, Attempts, SourceCount
 from authz.insight.errors import InsightError
 from authz.policy.window import parse_instant_ns
 from authz.request import Direction
@@ -24,9 +24,10 @@ MAX_WINDOWS: Final = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubWindow:
-    """A window as a hub knows it: its end, and the attempts since then."""
+    """A window as a hub knows it: its end, and the attempts before it opened and since its end."""
 
     closes_ns: int | None
+    before: Attempts
     after: Attempts
 
 
@@ -44,18 +45,22 @@ def hub_windows(content: bytes) -> dict[tuple[WindowKind, str], HubWindow]:
 
 
 def _window(data: dict[str, Any]) -> HubWindow:
-    after = data["attempts_after"]
-    count = _count(after["count"])
-    sources = tuple(map(_source, after["sources"][:MAX_SOURCES]))
     return HubWindow(
         closes_ns=_instant_ns(data["closes"]),
-        after=Attempts(
-            count=count,
-            records=count,
-            first_ns=_instant_ns(after["first"]),
-            last_ns=_instant_ns(after["last"]),
-            sources=tuple(sorted(sources, key=lambda each: -each.count)),
-        ),
+        before=_attempts(data["attempts_before"]) if "attempts_before" in data else NO_ATTEMPTS,
+        after=_attempts(data["attempts_after"]),
+    )
+
+
+def _attempts(data: dict[str, Any]) -> Attempts:
+    count = _count(data["count"])
+    sources = tuple(map(_source, data["sources"][:MAX_SOURCES]))
+    return Attempts(
+        count=count,
+        records=_count(data.get("records", count)),
+        first_ns=_instant_ns(data["first"]),
+        last_ns=_instant_ns(data["last"]),
+        sources=tuple(sorted(sources, key=lambda each: -each.count)),
     )
 
 

@@ -122,6 +122,8 @@ def _spawn(settings: MeshSettings, leash: int, *, for_life: bool) -> None:
         arguments += ["--unsafe-clock-file", settings.unsafe_clock_file]
     if settings.accept_clock:
         arguments += ["--accept-clock"]
+    if not settings.hub:
+        arguments.append("--no-hub")
     # This process ends at once: the daemon is its child, and nobody's to wait for.
     spawned = subprocess.run(  # noqa: S603 our own program, no shell
         [sys.executable, "-P", "-m", "authz.mesh.background", *arguments],
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--unsafe-clock-file")
     parser.add_argument("--accept-clock", action="store_true")
+    parser.add_argument("--no-hub", action="store_true")
     parser.add_argument("--leash", required=True, type=int)
     parser.add_argument("--for-life", action="store_true")
     given = parser.parse_args()
@@ -187,6 +190,7 @@ def main() -> None:
                 only=tuple(given.only),
                 unsafe_clock_file=given.unsafe_clock_file,
                 accept_clock=given.accept_clock,
+                hub=not given.no_hub,
             )
             supervise(settings, leash, leash=leash, takes_output=True)
         except AuthzError as error:

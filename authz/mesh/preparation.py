@@ -26,6 +26,7 @@ from authz.mesh.programs import (
     ProgramPlaces,
     app_program,
     envoy_program,
+    hub_program,
     issuer_program,
     sidecar_program,
     stand_in_program,
@@ -67,6 +68,8 @@ class PreparedMesh:
     stand_ins: tuple[Program, ...]
     services: tuple[RunningService, ...]
     third_parties: tuple[RunningThirdParty, ...]
+    hub: Program | None
+    hub_url: str | None
 
 
 def prepare(
@@ -78,6 +81,7 @@ def prepare(
     runtime_directory: str,
     ports: ReservedPorts,
     unsafe_clock_file: str | None = None,
+    with_hub: bool,
 ) -> PreparedMesh:
     """Write everything that a mesh of this set needs and give what is to be started; raises AuthzError if it cannot."""
     places = ProgramPlaces(
@@ -100,6 +104,8 @@ def prepare(
     )
     _write(Path(issuer.upstream_authority), authorities.root_pem.decode("ascii"))
     authorities.renew(wall_clock())
+    hub_address = str(ports.reserve()) if with_hub else None
+    hub_url = None if hub_address is None else f"http://{hub_address}"
     programs = []
     for service in started.services:
         configuration = state / "envoy" / f"{service.name}.json"
@@ -110,7 +116,11 @@ def prepare(
             ServicePrograms(
                 app=app_program(service, places),
                 sidecar=sidecar_program(
-                    service, places, issuer_socket=issuer.socket, caller_authorities=layout.caller_authorities
+                    service,
+                    places,
+                    issuer_socket=issuer.socket,
+                    caller_authorities=layout.caller_authorities,
+                    hub=hub_url,
                 ),
                 envoy=envoy_program(service, places, configuration=str(configuration)),
             )
@@ -123,6 +133,8 @@ def prepare(
         stand_ins=tuple(stand_in_program(one, places) for one in started.third_parties if one.dns_names),
         services=_running_services(started),
         third_parties=_running_third_parties(started),
+        hub=None if hub_address is None else hub_program(places, data=str(state / "hub"), listen=hub_address),
+        hub_url=hub_url,
     )
 
 

@@ -104,14 +104,37 @@ def issuer_program(layout: Layout, places: ProgramPlaces, issuer: IssuerPlaces) 
     )
 
 
+def hub_program(places: ProgramPlaces, *, data: str, listen: str) -> Program:
+    """Give the hub, which takes what all sidecars record; on loopback, where anybody of this machine may ask it."""
+    return Program(
+        of=MESH,
+        role=Role.HUB,
+        arguments=(
+            *_PYTHON,
+            "authz",
+            "hub",
+            "--data",
+            data,
+            "--listen",
+            listen,
+            "--reuse-port",
+            "--policies",
+            places.policies,
+        ),
+        log=places.log(MESH, Role.HUB),
+        notify_socket=places.notify_socket(MESH, Role.HUB),
+    )
+
+
 def sidecar_program(
     service: ServiceLayout,
     places: ProgramPlaces,
     *,
     issuer_socket: str,
     caller_authorities: Sequence[tuple[str, str]] = (),
+    hub: str | None = None,
 ) -> Program:
-    """Give the authz sidecar of a Service, and where it gets the Service's identity and whom callers are known by."""
+    """Give the authz sidecar of a Service: where it gets its identity, whom callers are known by, where records go."""
     svids = service.places.svid_directory
     identity = ["--identity", f"files:{svids}"]
     if service.attested:
@@ -146,6 +169,7 @@ def sidecar_program(
             service.places.sds_socket,
             *([] if places.unsafe_clock_file is None else ["--unsafe-clock-file", places.unsafe_clock_file]),
             *(word for name, file in caller_authorities for word in ("--authority", f"{name}={file}")),
+            *(() if hub is None else ("--hub", hub)),
         ),
         log=places.log(service.name, Role.SIDECAR),
         sockets=(

@@ -42,6 +42,7 @@ class Mesh:
         *,
         state: str | None = None,
         only: Sequence[str] = (),
+        hub: bool = False,
         for_life: bool = True,
         report: Callable[[str], None] = lambda _: None,
     ) -> Self:
@@ -50,7 +51,7 @@ class Mesh:
         With `for_life` it stops when this process ends, however that happens; else it goes on until it is stopped.
         """
         mesh = cls(state)
-        settings = MeshSettings(policies=policies, state=state, only=tuple(only))
+        settings = MeshSettings(policies=policies, state=state, only=tuple(only), hub=hub)
         mesh._leash = start_in_background(settings, for_life=for_life, report=report)
         return mesh
 

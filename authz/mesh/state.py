@@ -27,6 +27,7 @@ class Role(StrEnum):
     SIDECAR = "sidecar"
     STAND_IN = "stand_in"
     ISSUER = "issuer"
+    HUB = "hub"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class RunningProcess:
 class MeshState:
     """A whole mesh; `runtime_directory` holds its sockets and goes with it.
 
-    Until it is `laid_out`, nobody knows what it will consist of.
+    Until it is `laid_out`, nobody knows what it will consist of. `hub` is where its hub is, None without one.
     """
 
     supervisor: ProcessMark
@@ -92,6 +93,7 @@ class MeshState:
     services: tuple[RunningService, ...]
     third_parties: tuple[RunningThirdParty, ...]
     processes: tuple[RunningProcess, ...]
+    hub: str | None = None
 
     def to_json(self) -> str:
         """Write the record as JSON."""
@@ -112,6 +114,7 @@ class MeshState:
                 services=tuple(_texts(RunningService, one) for one in _list(data["services"])),
                 third_parties=tuple(_third_party(one) for one in _list(data["third_parties"])),
                 processes=tuple(_process(one) for one in _list(data["processes"])),
+                hub=None if data["hub"] is None else _text(data["hub"]),
             )
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise MeshError("it is no record of a mesh") from error

@@ -7,6 +7,7 @@
     STATE/envoy/            the Envoys' configurations
     STATE/sidecars/NAME/    each sidecar's own state
     STATE/windows/          what `authz windows watch` has told; no part of a mesh
+    STATE/hub/              what the hub was sent, kept when the mesh has gone
     STATE/logs/ decisions/  kept when the mesh has gone; decision logs are continued by the next one
 
 It is 0700. Unix sockets live in a directory of their own below the temporary directory, because their paths must be

@@ -65,12 +65,15 @@ class MeshStatus:
     third_parties: tuple[ThirdPartyStatus, ...]
     complete: bool
     issuer: int | None
+    hub: int | None = None
+    hub_url: str | None = None
 
     @property
     def ready(self) -> bool:
         """Whether every process lives, every Envoy is ready and every sidecar has a usable set."""
         waiting = [one.not_ready for one in self.services] + [one.not_ready for one in self.third_parties]
-        return self.complete and self.issuer is not None and not any(waiting)
+        hub_serves = self.hub_url is None or self.hub is not None
+        return self.complete and self.issuer is not None and hub_serves and not any(waiting)
 
     @property
     def revision(self) -> str | None:
@@ -83,10 +86,12 @@ class MeshStatus:
         return {
             "ready": self.ready,
             "revision": self.revision,
-            "hub": None,
+            "hub": self.hub_url,
             "services": [_service_json(one) for one in self.services],
             "third_parties": [_third_party_json(one) for one in self.third_parties],
-            "pids": {"supervisor": self.supervisor} | ({} if self.issuer is None else {"issuer": self.issuer}),
+            "pids": {"supervisor": self.supervisor}
+            | ({} if self.issuer is None else {"issuer": self.issuer})
+            | ({} if self.hub is None else {"hub": self.hub}),
         }
 
 
@@ -106,6 +111,7 @@ def mesh_status(state: MeshState) -> MeshStatus:
     """Look at every process of a mesh; takes a second for each Envoy that hangs."""
     found: dict[tuple[str, Role], RunningProcess] = {(one.of, one.role): one for one in state.processes}
     issuers = [one for one in state.processes if one.role is Role.ISSUER]
+    hubs = [one for one in state.processes if one.role is Role.HUB]
     return MeshStatus(
         supervisor=state.supervisor.pid,
         policies=state.policies,
@@ -113,6 +119,8 @@ def mesh_status(state: MeshState) -> MeshStatus:
         third_parties=tuple(_third_party_status(one, found) for one in state.third_parties),
         complete=state.laid_out,
         issuer=next((_pid(one) for one in issuers if one.ready and _lives(one)), None),
+        hub=next((_pid(one) for one in hubs if one.ready and _lives(one)), None),
+        hub_url=state.hub,
     )
 
 

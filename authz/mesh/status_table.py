@@ -23,6 +23,8 @@ def status_table(status: MeshStatus) -> str:
     how = "ready" if status.ready else "not ready"
     issuer = "no issuer" if status.issuer is None else f"issuer {status.issuer}"
     first = f"mesh {how}, policies `{status.policies}`, revision {revision}, supervisor {status.supervisor}, {issuer}"
+    if status.hub_url is not None:
+        first += f", hub {status.hub_url}/" + ("" if status.hub is not None else " (does not serve)")
     return "\n".join([first, "", *_aligned(rows), *_remarks(status)])
 
 

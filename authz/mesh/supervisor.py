@@ -97,6 +97,7 @@ async def _supervise(settings: MeshSettings, listener: Listener, *, leash: Leash
             runtime_directory=runtime_directory,
             ports=ports,
             unsafe_clock_file=settings.unsafe_clock_file,
+            with_hub=settings.hub,
         )
         try:
             served = await _unless(stopping, mesh.start(prepared))
@@ -141,13 +142,20 @@ class Supervisor:
     async def start(self, prepared: PreparedMesh) -> None:
         """Start everything and wait until it serves; raises MeshStartError for the first that does not."""
         self._state = replace(
-            self._state, laid_out=True, services=prepared.services, third_parties=prepared.third_parties
+            self._state,
+            laid_out=True,
+            services=prepared.services,
+            third_parties=prepared.third_parties,
+            hub=prepared.hub_url,
         )
         self._changed()
         self._count = len(prepared.service_programs) + len(prepared.stand_ins)
         self._orchestration = Orchestration(prepared.orchestrator_socket, self._listener.progress)
         await self._start(prepared.issuer)
         self._keepers.append(asyncio.create_task(self._orchestration.run()))
+        if prepared.hub is not None:
+            await self._start(prepared.hub)
+            self._listener.progress(f"the hub shows who talks to whom: {prepared.hub_url}/")
         services = [self._start_service(one) for one in prepared.service_programs]
         stand_ins = [self._start_stand_in(one) for one in prepared.stand_ins]
         await _all(services + stand_ins)
@@ -173,7 +181,7 @@ class Supervisor:
             ({Role.ENVOY}, _ENVOY_GRACE_S),
             ({Role.APP, Role.STAND_IN}, _APP_GRACE_S),
             ({Role.SIDECAR}, _SIDECAR_GRACE_S),
-            ({Role.ISSUER}, _SIDECAR_GRACE_S),
+            ({Role.ISSUER, Role.HUB}, _SIDECAR_GRACE_S),
         ):
             await asyncio.gather(*(one.stop(grace_s=grace_s) for one in self._kept if one.program.role in roles))
         if self._write_soon is not None:

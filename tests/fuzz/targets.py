@@ -30,6 +30,8 @@ from authz.errors import AuthzError
 from authz.federation.bundle_file import bundle_from_document
 from authz.federation.endpoint_url import endpoint_url, redirected_url
 from authz.federation.kept_bundles import kept_bundle
+from authz.hub.arrival import Arrival, ArrivalReader
+from authz.hub.errors import ArrivalError
 from authz.identity.base64url import base64url
 from authz.identity.bundle import Bundle, bundle_from_der, bundle_from_json, bundle_from_pem, jwt_bundle_from_json
 from authz.identity.jwt_svid import LEEWAY_NS, verify_jwt_svid
@@ -64,7 +66,9 @@ from authz.policy.schema import Kind
 from authz.policy.segment_trie import SegmentTrie
 from authz.policy.window import HORIZON_NS, parse_instant_ns
 from authz.policy.window_edit import closed_at
+from authz.records.batch import batch_from_json, batch_json
 from authz.records.cut_call import cut_line
+from authz.records.errors import RecordError
 from authz.records.failed_handshake import handshake_line
 from authz.records.record_lines import RecordLines
 from authz.request import Call, Direction
@@ -77,6 +81,7 @@ from authz.sidecar.clock_cell import NEVER_NS, ClockCell
 from authz.sidecar.control.access_log_message import failed_handshake
 from authz.sidecar.control.access_log_receiver import AccessLogReceiver, Heard
 from authz.sidecar.control.cut_message import end_of_call
+from authz.sidecar.control.ended_calls import EndedCalls
 from authz.sidecar.errors import ClockError
 from authz.sidecar.in_force import InForce, PolicyInForce
 from authz.sidecar.latest_instant import kept_instant_ns, kept_text
@@ -695,6 +700,22 @@ def clock(content: bytes) -> None:
         assert kept_text(kept_instant_ns(content)) == content
 
 
+def ended_calls(content: bytes) -> None:
+    """What Envoy tells of every call gives ends and running bytes that can be counted, whatever it holds."""
+    for decision_id, told in EndedCalls().read(content):
+        assert len(decision_id) == len("0f" * 16)
+        assert all(number >= 0 for number in told[:2])
+
+
+def batch(content: bytes) -> None:
+    """What is sent to a hub is a batch, which is written and read as the same one, or a RecordError."""
+    try:
+        read = batch_from_json(content)
+    except RecordError:
+        return
+    assert batch_from_json(batch_json(read)) == read
+
+
 def container(content: bytes) -> None:
     """What a kernel or an engine says of a container is read or refused, and proves nothing that it does not say."""
     try:
@@ -710,11 +731,29 @@ def container(content: bytes) -> None:
         assert not is_as_selected(Container(labels={"no such": "label of a container that is fuzzed"}), facts, ())
 
 
+def hub_batch(content: bytes) -> None:
+    """Any bytes are a batch that can be stored or refused; whoever was read before changes nothing of it."""
+    read = [_read_batch(reader, content) for reader in (ArrivalReader(), _KNOWING)]
+    assert read[0] == read[1]
+    if read[0] is not None:
+        assert all(type(number) is int and number >= 0 for row in read[0].rows for number in row)
+        assert {row[1] for row in read[0].rows} <= read[0].series.keys()
+
+
+def _read_batch(reader: ArrivalReader, content: bytes) -> Arrival | None:
+    try:
+        return reader.read(content)
+    except ArrivalError:
+        return None
+
+
+_KNOWING: Final = ArrivalReader()
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     each.__name__: each
     for each in (
         loader, documents, window, path, pattern, identity, host, instant, asked_call, check_bytes, check_call,
         certificate, bearer, x509_chain, jwt_svid, trust_bundle, http2_session, http2_headers, access_log, container,
-        endpoint_location, federated_bundle, log_line, window_edit, clock,
+        ended_calls, batch, endpoint_location, federated_bundle, hub_batch, log_line, window_edit, clock,
     )
 }  # fmt: skip

@@ -125,7 +125,7 @@ def test_what_an_edit_takes_away_is_refused_before_the_set_is_compiled(
     draft.replace(edited)
     with uncompiled(edited, sidecar.process.pid):
         assert eventually(lambda: answered(sidecar) == refused, PATIENCE_S)
-        assert revision(tmp_path) == before
+        assert eventually(lambda: revision(tmp_path) == before, PATIENCE_S)
     assert eventually(lambda: revision(tmp_path) != before, PATIENCE_S)
     assert answered(sidecar) == refused
 
@@ -177,7 +177,7 @@ def test_an_edit_that_is_taken_back_gives_back_what_it_took_away(
         assert eventually(lambda: answered(sidecar) == "unidentified")
         mesh.write_text(MESH)
         assert eventually(lambda: answered(sidecar) == "allowed", PATIENCE_S)
-    assert revision(tmp_path) == before
+    assert eventually(lambda: revision(tmp_path) == before, PATIENCE_S)
 
 
 def test_a_set_with_faults_takes_nothing_away(start: Callable[[int], SidecarProcess], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
+from authz.sidecar.control.call_recording import JOINED_WITHIN_S
 from tests.support.local_mesh import (
     CALL_PATIENCE_S,
     LocalMesh,
@@ -136,11 +137,11 @@ def edit(mesh: LocalMesh, name: str, text: str | None) -> None:
 
 
 def records(service: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give what a sidecar has recorded, once no more is being written: a record follows its answer."""
+    """Give what a sidecar has recorded, once no more is being written: a record follows its call's end."""
     log, seen = Path(service["decision_log"]), -1
     while (size := log.stat().st_size) != seen:
         seen = size
-        time.sleep(0.2)
+        time.sleep(JOINED_WITHIN_S + 0.1)
     return [json.loads(line) for line in log.read_text(encoding="ascii").splitlines()]
 
 

@@ -70,12 +70,12 @@ def closing(at: datetime) -> str:
     return _TIMED.format(closes=at.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
 
 
-def put(mesh: LocalMesh, text: str) -> None:
-    """Put a policy in place, and wait until every sidecar decides by it."""
+def put(mesh: LocalMesh, text: str, *, file: str = "timed.yaml") -> None:
+    """Put a policy in place that is another one, and wait until every sidecar decides by it."""
     before = {service["name"]: service["policy"]["revision"] for service in mesh.status()["services"]}
-    draft = mesh.policies / ".timed.yaml"
+    draft = mesh.policies / f".{file}"
     draft.write_text(text)
-    draft.replace(mesh.policies / "timed.yaml")
+    draft.replace(mesh.policies / file)
 
     def all_changed() -> bool:
         return all(one["policy"]["revision"] != before[one["name"]] for one in mesh.status()["services"])

@@ -59,8 +59,10 @@ def test_each_chain_has_a_name_a_number_and_calls_that_tell_of_themselves(listen
     assert chain(listener, name)["metadata"] == {"filter_metadata": {"authz": {"drained": 0}}}
     of = manager(listener, name)
     assert of["access_log_options"] == {"access_log_flush_interval": "1s"}
-    types = [one["filter"]["and_filter"]["filters"][0]["log_type_filter"]["types"] for one in of["access_log"]]
+    *chosen, every = of["access_log"]
+    types = [one["filter"]["and_filter"]["filters"][0]["log_type_filter"]["types"] for one in chosen]
     assert types == [["DownstreamEnd"], ["DownstreamPeriodic"]]
+    assert "filter" not in every
 
 
 def test_held_calls_go_to_their_own_chain_and_all_others_to_the_main_one() -> None:
