@@ -15,10 +15,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 
+SCREENSHOTS ?= .cache/screenshots
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help install demo test test-peers test-built-peers check bench bench-engine bench-streams bench-edits proof proof-http2 proof-streams fuzz format lock clean
+.PHONY: help install demo test test-peers test-built-peers test-browser test-store test-api check bench bench-engine bench-streams bench-edits bench-hub proof proof-http2 proof-streams fuzz format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | \
@@ -86,6 +87,7 @@ check: $(STAMP) ## lint, format, types and import directions
 bench: $(STAMP) ## measure what asking costs a call on real Envoys (needs wrk; ARGS=--help; OPA_ENVOY=/path/to/binary)
 	@test -n "$(ARGS)" || $(BIN)/python -m tests.bench.engine
 	@test -n "$(ARGS)" || $(BIN)/python -m tests.bench.hours
+	@test -n "$(ARGS)" || $(BIN)/python -m tests.bench.records
 	@$(BIN)/python -m tests.bench.check_path $(ARGS)
 
 bench-streams: $(STAMP) ## close a window on every kind of long stream (ARGS=--write puts the table into docs/windows-that-close.md)
@@ -110,8 +112,34 @@ proof-http2: $(STAMP) ## damage 100,000 sessions of checks: no OK that the polic
 	@$(BIN)/python -m pip install -q --only-binary :all: --target $@ -r .cache/$*.txt
 	@touch $@
 
+# The rules of accessibility, as the npm registry has them.
+AXE := axe-core-4.14.1
+AXE_SHA256 := e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
+.cache/axe-core/axe.min.js: Makefile
+	@rm -rf .cache/axe-core && mkdir -p .cache/axe-core
+	@$(PYTHON) -c 'import sys, urllib.request as r; open(sys.argv[2], "wb").write(r.urlopen(sys.argv[1], timeout=60).read())' \
+		https://registry.npmjs.org/axe-core/-/$(AXE).tgz .cache/axe-core/axe.tgz || \
+		{ echo 'make: test-browser needs $(AXE) of registry.npmjs.org, which cannot be reached' >&2; exit 1; }
+	@echo '$(AXE_SHA256)  .cache/axe-core/axe.tgz' | sha256sum --check --quiet
+	@tar -xzf .cache/axe-core/axe.tgz -C .cache/axe-core --strip-components=1 package/axe.min.js
+	@touch $@
+
+test-browser: .cache/extra/browser .cache/axe-core/axe.min.js ## drive the hub's page in Chromium (SCREENSHOTS=docs/images renews the pictures)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+		{ echo 'make: test-browser needs Chromium; on Debian: apt-get install chromium' >&2; exit 1; }
+	@PYTHONPATH=.cache/extra/browser SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest $(if $(filter tests,$(T)),tests/browser,$(T))
+
 bench-engine: .cache/extra/bench ## measure a decision beside Cedar, Casbin and OPA (OPA=/path/to/opa)
 	@PYTHONPATH=.cache/extra/bench $(BIN)/python -m tests.bench.engine
+
+test-store: .cache/extra/store ## test the hub's stores, ClickHouse's own engine among them
+	@PYTHONPATH=$(CURDIR)/.cache/extra/store $(BIN)/python -m pytest tests/unit/hub/test_stores.py
+
+test-api: .cache/extra/api ## look for faults of the hub's API with Schemathesis
+	@PYTHONPATH=$(CURDIR)/.cache/extra/api $(BIN)/python -m tests.tools.probe_api $(ARGS)
+
+bench-hub: .cache/extra/store ## measure the hub with 5,000,000 decisions (ARGS="--decisions 500000 --store clickhouse")
+	@PYTHONPATH=$(CURDIR)/.cache/extra/store $(BIN)/python -m tests.bench.hub $(ARGS)
 
 fuzz: .cache/extra/fuzz ## fuzz every reader of foreign bytes (SECONDS=60 each, TARGETS="path host")
 	@PYTHONPATH=.cache/extra/fuzz $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(TARGETS)
