@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.support.local_mesh import eventually
+from tests.support.local_mesh import eventually, request
 from tests.support.long_streams import Ended, LongStream, every_long_stream
 from tests.support.window_close import KINDS, PATIENCE_S, SET, WATCH, Close, closing, cuts_of, put, records_since
 
@@ -39,6 +40,9 @@ def allow_for_an_hour(mesh: LocalMesh) -> None:
     if (mesh.policies / "set.yaml").read_text() != SET:
         put(mesh, SET, file="set.yaml")
     put(mesh, closing(datetime.now(UTC) + timedelta(hours=1)))
+    # A workload whose identity was revoked has it back a moment after the set that allows it is in force.
+    outbound = mesh.service("orders")["outbound"]
+    assert eventually(lambda: request(outbound, "GET", f"{WATCH}0", "catalog").status == HTTPStatus.OK)
 
 
 def remove_policy(mesh: LocalMesh) -> None:
@@ -80,8 +84,8 @@ def cut_by(mesh: LocalMesh, edit: Callable[[LocalMesh], None], kinds: tuple[str,
 
     `at_s` is the instant before the edit.
     """
-    begun_s = time.time()
     allow_for_an_hour(mesh)
+    begun_s = time.time()
     streams = opened(mesh, kinds)
     assert eventually(lambda: _are_recorded(mesh, begun_s, len(kinds)), PATIENCE_S)
     at_s = time.time()
