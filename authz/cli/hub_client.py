@@ -16,6 +16,7 @@ import aiohttp
 from authz.cli.hub_token import add_token_file, hub_token
 from authz.errors import AuthzError, UsageError
 from authz.identity.json_document import JsonError, json_object
+from authz.insight.hub_windows import MAX_ANSWER_BYTES
 from authz.policy.errors import printable
 from authz.window_watch.webhook import NotifyUrl
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 #: a hub counts over what may be years
 TIMEOUT_S: Final = 60.0
-#: a map of a hundred thousand edges
-MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 #: of why a hub refuses, what a terminal is shown
 _MAX_WHY_CHARS: Final = 300
 _VARIABLE: Final = "AUTHZ_HUB"

@@ -283,17 +283,14 @@ class ControlProcess:
             return None
         # as above
         from authz.sidecar.control.running_calls import RunningCalls  # noqa: PLC0415
+        from authz.sidecar.grant_versions import GrantVersions  # noqa: PLC0415
         from authz.sidecar.listening_socket import worker_sockets  # noqa: PLC0415
 
-        services, shared = self._services, self._shared
-        pages = [
-            memoryview(page)[:8].cast("Q")
-            for page in (shared.identity, shared.trust, shared.authorities, shared.tightening)
-        ]
+        services = self._services
         running = RunningCalls(
             settings.listeners,
             sockets=worker_sockets(settings.socket, settings.workers),
-            versions=lambda: tuple(page[0] for page in pages),
+            versions=GrantVersions(self._shared).read,
             lost_grant=lambda content: services.hand_over(lambda: self._lost_grant(content)),
             changed=lambda: services.hand_over(self._write_status),
         )

@@ -22,6 +22,7 @@ from authz.sidecar.channel import InForceChanged
 from authz.sidecar.check.ring_entry import LOST_GRANT
 from authz.sidecar.check.stream_deadline import SAME_DEADLINE_NS
 from authz.sidecar.errors import HoldError
+from authz.sidecar.grant_versions import GrantVersions
 from authz.sidecar.hold.held_call import HeldCalls
 from authz.sidecar.hold.hold_server import HoldServer
 from authz.sidecar.hold.notice import notice_from
@@ -80,9 +81,8 @@ class HoldProcess:
             worker_sockets(settings.socket, settings.workers), judged=self._judged
         )
         self._server = HoldServer(settings.hold_socket, claim=self._claim, end=self._end)
-        pages = (shared.identity, shared.trust, shared.authorities, shared.tightening)
-        self._pages = [memoryview(page)[:8].cast("Q") for page in pages]
-        self._versions = self._read_versions()
+        self._grant = GrantVersions(shared)
+        self._versions = self._grant.read()
         #: what was noticed to change, was noticed by then; what was checked before may have been checked by less
         self._changed_ns = time.perf_counter_ns()
         #: calls that are to end before Envoy ends them: when (since the epoch, in nanoseconds), in order
@@ -200,11 +200,6 @@ class HoldProcess:
 
     # --- what changes
 
-    def _read_versions(self) -> tuple[int, ...]:
-        steps = self._shared.clock.steps
-        # Ends are waited for by the wall clock: where that was set, each has to be worked out anew. Never odd.
-        return *(page[0] for page in self._pages), 2 * (steps.forward + steps.back)
-
     def _ask_again(self) -> None:
         """Have every call asked about."""
         self._take_notices()
@@ -213,7 +208,7 @@ class HoldProcess:
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         self._shared.hold_cell.beat()
-        versions = self._read_versions()
+        versions = self._grant.read()
         # An odd one is being written.
         if versions != self._versions and not any(version % 2 for version in versions):
             self._versions = versions
