@@ -33,8 +33,8 @@ BEGIN: Final = "<!-- measured: make proof-streams -->\n"
 END: Final = "<!-- end -->\n"
 #: Envoy counts from an instant that its loop has read before, on a busy machine long before; and beyond its
 #: delayed_close_timeout of 50 ms
-EARLY_S: Final = 0.1
-LATE_S: Final = 1.0
+EARLY_S: Final = 0.05
+LATE_S: Final = 0.5
 #: connections that are kept for the next call come and go; a stream that leaks takes one file a sidecar, or kilobytes
 SPARE_FILES: Final = 16
 SPARE_MB: Final = 16.0

@@ -8,6 +8,9 @@ That is coarse: it ends what else runs on those connections. Held calls have oth
 An outbound call to another Service is judged by the callee's sidecar, too, which ends it and spares held calls: the
 caller's side waits `CALLEE_S` for that before it drains its own listener, which spares nobody.
 
+A drain ends the calls of others, too: none is made for a call that has ended, though Envoy tells of that and of its
+running by two streams, neither of which waits for the other, nor for one that Envoy ends by itself, by its deadline.
+
 # INVARIANT (nobody is forgotten): a call is known again a second after control has begun anew, for as long as it runs;
 # one that finds no room, or says too little of itself, counts as refused at the next change.
 # INVARIANT (fail closed): where no worker answers for `recheck.PATIENCE_S`, calls that began before something changed
@@ -51,6 +54,10 @@ LOOK_S: Final = 0.05
 MOST_RUNNING: Final = 10_000
 #: a call that has told nothing of itself for so long has ended, and the entry of its end was lost
 SILENT_S: Final = 10.0
+#: Entries of one call come by two streams that are written every 50 and every 200 ms; so late one may be.
+LATE_S: Final = 10.0
+#: ends that are remembered for that, of some 150 bytes each: a few seconds of those that ran for a second
+MOST_OVER: Final = 40_000
 #: so long the callee's sidecar has to end what it refuses: as an edit may reach it so much later, and a drain takes 1 s
 CALLEE_S: Final = 2.0
 #: a drained connection is closed after a second (authz.proxy.listener_names.ENVOY_FLAGS): what still runs then was not
@@ -107,6 +114,8 @@ class RunningCalls:
         self._versions = versions()
         self._calls: dict[bytes, RunningCall] = {}
         self._ended: deque[RunningCall] = deque()
+        #: when calls ended of which an entry that says that they run may still come
+        self._over: dict[bytes, float] = {}
         #: calls that are to end before Envoy ends them, and those that have lost their grant and still run
         self._ending: dict[bytes, RunningCall] = {}
         self._lost: dict[bytes, RunningCall] = {}
@@ -141,7 +150,10 @@ class RunningCalls:
             if not is_running(entry):
                 self._end(entry, now_s)
                 continue
-            known = self._calls.get(decision_of(entry) or b"")
+            decision_id = decision_of(entry) or b""
+            if decision_id in self._over:
+                continue
+            known = self._calls.get(decision_id)
             if known is not None:
                 known.heard_s = now_s
             elif (call := self._begun(entry, now_s)) is not None:
@@ -170,7 +182,11 @@ class RunningCalls:
     def _end(self, entry: HTTPAccessLogEntry, now_s: float) -> None:
         if was_drained(entry):
             self._count(ended_calls=1)
-        call = self._calls.pop(decision_of(entry) or b"", None)
+        decision_id = decision_of(entry)
+        if decision_id is None:
+            return
+        self._over[decision_id] = now_s
+        call = self._calls.pop(decision_id, None)
         if call is None:
             return
         self._lost.pop(call.decision_id, None)
@@ -198,7 +214,7 @@ class RunningCalls:
     def _lose(self, call: RunningCall, reason: Reason) -> None:
         """Take in that a call is refused from now on: it is to end, or has ended for that a moment ago."""
         self._say_lost(call.decision_id + reason.value.encode())
-        if call.ended_s is None:
+        if call.ended_s is None and not call.is_over(time.time_ns()):
             self._lost[call.decision_id] = call
             call.due_s = time.monotonic() + (CALLEE_S if call.is_followed_by_callee else 0.0)
 
@@ -270,6 +286,10 @@ class RunningCalls:
         """Forget what ended a while ago, and what has told nothing of itself for so long that it must have."""
         while self._ended and now_s - (self._ended[0].ended_s or 0.0) > ENDED_S:
             self._ended.popleft()
+        for decision_id, ended_s in tuple(self._over.items()):
+            if now_s - ended_s <= LATE_S and len(self._over) <= MOST_OVER:
+                break  # they are in the order in which they ended
+            del self._over[decision_id]
         for decision_id, call in tuple(self._calls.items()):
             if now_s - call.heard_s > SILENT_S:
                 del self._calls[decision_id]

@@ -60,6 +60,10 @@ class RunningCall(HeldCall):
         self.due_s = 0.0
         self.drained = False
 
+    def is_over(self, now_ns: int) -> bool:
+        """Whether Envoy has ended it by now, by the deadline that it was given."""
+        return self.ends_ns is not None and self.ends_ns <= now_ns
+
 
 def is_running(entry: HTTPAccessLogEntry) -> bool:
     """Whether an entry tells of a call that runs, and not of an end."""

@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from authz.decision import Reason
 from authz.proxy.listener_file import listeners_file
@@ -17,8 +17,9 @@ from authz.sidecar.control import running_calls
 from authz.sidecar.control.running_calls import RunningCalls
 from authz.sidecar.hold.verdict import Rechecked, Verdict, answer_bytes, question_from
 from tests.support.sidecar_specs import draining_sidecar
+from tests.unit.sidecar import test_running_message
 from tests.unit.sidecar.test_recheck import PATIENCE_S, Worker, serving
-from tests.unit.sidecar.test_running_message import SAID, entry
+from tests.unit.sidecar.test_running_message import SAID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -90,8 +91,9 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def now(one: HTTPAccessLogEntry, *, later_s: float = 0.0) -> HTTPAccessLogEntry:
-    """Have a call begun now."""
+def entry(*, later_s: float = 0.0, **said: Any) -> HTTPAccessLogEntry:
+    """Give an entry of a call that began now, or so much later."""
+    one = test_running_message.entry(**said)
     one.common_properties.start_time.FromNanoseconds(time.time_ns() + int(later_s * 1e9))
     return one
 
@@ -113,12 +115,40 @@ def test_a_call_that_is_refused_when_something_changes_is_drained_and_told() -> 
     asyncio.run(run())
 
 
+def test_an_entry_that_comes_after_the_end_of_its_call_begins_nothing() -> None:
+    async def run() -> None:
+        async with following() as running, serving(running.worker):
+            running.worker.verdict = Verdict(reason=Reason.CLOSED)
+            running.calls.heard([entry(kind="DownstreamEnd")])
+            running.calls.heard([entry()])
+            # The next one is asked about after it.
+            running.calls.heard([entry(said=SAID | {"decision_id": "ab" * 16}, tags={"direction": "outbound"})])
+            await until(lambda: running.drained("outbound") == 1)
+            assert running.drained("inbound") == 0
+            assert {one[:32] for one in running.lost} == {b"ab" * 16}
+
+    asyncio.run(run())
+
+
+def test_a_call_that_envoy_ends_by_its_deadline_is_not_drained() -> None:
+    async def run() -> None:
+        async with following() as running, serving(running.worker):
+            running.worker.verdict = Verdict(reason=Reason.CLOSED)
+            running.calls.heard([entry(said=SAID | {"cut_after": "3s"}, later_s=-3.5)])
+            await until(lambda: len(running.lost) == 1)
+            running.calls.heard([entry(said=SAID | {"decision_id": "ab" * 16}, tags={"direction": "outbound"})])
+            await until(lambda: running.drained("outbound") == 1)
+            assert running.drained("inbound") == 0
+
+    asyncio.run(run())
+
+
 def test_a_call_with_a_new_end_is_drained_then() -> None:
     async def run() -> None:
         async with following() as running, serving(running.worker):
             ends_ns = time.time_ns() + 400_000_000
             running.worker.verdict = Verdict(reason=Reason.ALLOWED, ends_ns=ends_ns, then=Reason.CLOSED)
-            running.calls.heard([now(entry(said=SAID | {"cut_after": "3600s"}))])
+            running.calls.heard([entry(said=SAID | {"cut_after": "3600s"})])
             await until(lambda: running.drained("inbound") == 1)
             assert time.time_ns() >= ends_ns
 
@@ -128,7 +158,7 @@ def test_a_call_with_a_new_end_is_drained_then() -> None:
 def test_an_answer_by_an_older_set_does_not_count() -> None:
     async def run() -> None:
         async with following() as running, serving(running.worker):
-            running.calls.heard([now(entry(), later_s=3600)])
+            running.calls.heard([entry(later_s=3600)])
             await until(lambda: len(running.worker.heard) == 1)
             running.calls.in_force(2)
             running.worker.verdict = Verdict(reason=Reason.CLOSED)
@@ -144,7 +174,7 @@ def test_an_answer_by_an_older_set_does_not_count() -> None:
 def test_where_no_worker_answers_a_call_ends_if_something_has_changed_since_it_began() -> None:
     async def run() -> None:
         async with following(patience_s=0.05) as running:
-            running.calls.heard([now(entry())])
+            running.calls.heard([entry()])
             await until(lambda: running.drained("inbound") == 1)
             assert set(running.lost) == {SAID["decision_id"].encode() + b"internal_error"}
 
@@ -154,9 +184,9 @@ def test_where_no_worker_answers_a_call_ends_if_something_has_changed_since_it_b
 def test_where_no_worker_answers_a_call_goes_on_if_nothing_has_changed_since_it_began() -> None:
     async def run() -> None:
         async with following(patience_s=0.05) as running:
-            running.calls.heard([now(entry(), later_s=3600)])
+            running.calls.heard([entry(later_s=3600)])
             # The next one is given up after it.
-            running.calls.heard([now(entry(said=SAID | {"decision_id": "ab" * 16}))])
+            running.calls.heard([entry(said=SAID | {"decision_id": "ab" * 16})])
             await until(lambda: running.drained("inbound") == 1)
             assert {one[:32] for one in running.lost} == {b"ab" * 16}
 
