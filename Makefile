@@ -19,7 +19,7 @@ SCREENSHOTS ?= .cache/screenshots
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help install demo test test-peers test-built-peers test-browser test-store test-api check bench bench-engine bench-streams bench-edits bench-hub proof proof-http2 proof-streams fuzz format lock clean
+.PHONY: help install demo test test-peers test-built-peers test-browser test-store test-api check bench bench-engine bench-streams bench-edits bench-hub proof proof-http2 proof-streams proof-sight fuzz format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | \
@@ -101,6 +101,9 @@ proof: $(STAMP) ## compare the engine with the reference on 1,000,000 generated 
 
 proof-streams: $(STAMP) ## end 10,000 long calls, 1,000 at once, each at its own close; nothing is left (ARGS=--write)
 	@$(BIN)/python -m tests.bench.many_streams $(ARGS)
+
+proof-sight: $(STAMP) ## ten minutes of calls between eleven Services; hub and controls killed, disk full: all calls counted (root; ARGS=--write)
+	@$(BIN)/python -m tests.bench.sight $(ARGS)
 
 proof-http2: $(STAMP) ## damage 100,000 sessions of checks: no OK that the policies would not give (ARGS='--seed N')
 	@$(BIN)/python -m tests.conformance.mutated_sessions $(ARGS)

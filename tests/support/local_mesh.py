@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: bounds for what must happen, never a measure of how fast it does
-UP_PATIENCE_S = 90
+UP_PATIENCE_S = 240
 CALL_PATIENCE_S = 15
 
 
