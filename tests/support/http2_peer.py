@@ -20,7 +20,9 @@ from tests.support.http2_frames import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from authz.sidecar.check.http2.grpc import Begin
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 FAILS = "/test/Fails"
@@ -49,6 +51,7 @@ class Peer:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         known: dict[bytes, object] | None = None,
         table_bytes: int = 0,
+        stay_open: Mapping[str, Begin] | None = None,
     ) -> None:
         """Shake hands; with `quick` also make calls 1 and 3, so that call 5 may take the quick way."""
         self.now_s = 1000.0
@@ -70,6 +73,7 @@ class Peer:
                 HEALTH_CHECK: health_check(lambda name: None if name else self.is_serving),
             },
             max_message_bytes=max_message_bytes,
+            stay_open=stay_open or {},
         )
         self.connection = Connection(
             service=service,

@@ -1,136 +1,97 @@
 """The hold server: one gRPC stream for each held call, from Envoy's ext_proc filter, for as long as the call lasts.
 
+What is said at one time, such as thousands of cuts, leaves in one write for each connection of Envoy's.
+
 envoy/service/ext_proc/v3/external_processor.proto
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-import grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2
+from google.protobuf.message import DecodeError
 
 from authz import unix_socket
 from authz.decision import Reason
-from authz.sidecar.errors import HoldError
+from authz.sidecar.check.http2.grpc import GrpcError, Service, Status, status_trailers
+from authz.sidecar.check.http2.server import Http2Server
 from authz.sidecar.hold import reply
-from authz.sidecar.listening_socket import created_with_mode
+from authz.sidecar.listening_socket import SOCKET_MODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from authz.sidecar.check.http2.grpc import Speaker
     from authz.sidecar.hold.held_call import HeldCall
 
-    Request: TypeAlias = external_processor_pb2.ProcessingRequest
-    Response: TypeAlias = external_processor_pb2.ProcessingResponse
-    Context: TypeAlias = grpc.aio.ServicerContext[Request, Response]
+    Claim = Callable[[bytes, Callable[[Reason], None]], HeldCall | None]
 
 _log = logging.getLogger(__name__)
 
-SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
-METHOD: Final = "Process"
+PROCESS: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 #: one header and the trailers of an answer, of which Envoy takes at most 60 KiB
 MAX_MESSAGE_BYTES: Final = 128 * 1024
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # Envoy asks twice a second whether somebody is there (authz.proxy.hold_filter); gRPC takes that for an attack, and
-    # ends the connection with all that it holds, unless it is told not to.
-    ("grpc.http2.max_ping_strikes", 0),
-)
-#: Envoy ends the stream of a call that was cut at once
-_AFTER_CUT_S: Final = 1.0
+#: Envoy ends the call when it reads the message before; whatever it makes of that, the stream does not end in peace.
+_DENIED: Final = status_trailers(Status.PERMISSION_DENIED, "the call has lost its grant")
 
 
 class HoldServer:
     """Serves on a unix socket; `claim` and `end` are asked and told of each call."""
 
-    def __init__(
-        self,
-        socket: str,
-        *,
-        claim: Callable[[bytes, Callable[[Reason], None]], HeldCall | None],
-        end: Callable[[HeldCall], None],
-    ) -> None:
+    def __init__(self, socket: str, *, claim: Claim, end: Callable[[HeldCall], None]) -> None:
         self._socket = socket
-        self._claim = claim
-        self._end = end
-        self._server: grpc.aio.Server | None = None
+        service = Service(
+            {},
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            stay_open={PROCESS: lambda speaker: _Processed(speaker, claim=claim, end=end)},
+        )
+        self._server = Http2Server(service, failed=_failed)
 
     async def start(self) -> None:
         """Listen; raises an AuthzError where the socket cannot be listened on."""
-        server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((self._handler(),))
-        unix_socket.clear(self._socket)
+        await self._server.serve(unix_socket.listening(self._socket, mode=SOCKET_MODE))
+
+
+class _Processed:
+    """One call as Envoy tells of it: first its headers, then the trailers of its answer if it has any."""
+
+    __slots__ = ("_call", "_claim", "_decision_id", "_end", "_speaker")
+
+    def __init__(self, speaker: Speaker, *, claim: Claim, end: Callable[[HeldCall], None]) -> None:
+        self._speaker = speaker
+        self._claim = claim
+        self._end = end
+        self._decision_id: bytes | None = None
+        self._call: HeldCall | None = None
+
+    def heard(self, message: bytes) -> None:
+        """Hold the call from its first message on; raises GrpcError."""
         try:
-            with created_with_mode():
-                server.add_insecure_port(f"unix:{self._socket}")
-        except RuntimeError as error:
-            raise HoldError(f"{self._socket}: cannot listen on this socket") from error
-        await server.start()
-        self._server = server
-
-    def _handler(self) -> grpc.GenericRpcHandler:
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                METHOD: grpc.stream_stream_rpc_method_handler(
-                    self._process,
-                    request_deserializer=external_processor_pb2.ProcessingRequest.FromString,
-                    response_serializer=external_processor_pb2.ProcessingResponse.SerializeToString,
-                )
-            },
-        )
-
-    async def _process(self, _: object, context: Context) -> None:
-        """Hold one call: until Envoy ends the stream, or the call is cut."""
-        first = await context.read()
-        if first is grpc.aio.EOF:
+            request = external_processor_pb2.ProcessingRequest.FromString(message)
+        except DecodeError as error:
+            raise GrpcError(Status.INTERNAL, "the message is no ProcessingRequest") from error
+        if self._decision_id is not None:
+            if request.WhichOneof("request") == "response_trailers":
+                self._speaker.say(reply.TRAILERS)
             return
-        decision_id = reply.decision_id_of(first)
-        cut: asyncio.Future[Reason] = asyncio.get_running_loop().create_future()
-
-        def end(reason: Reason) -> None:
-            if not cut.done():
-                cut.set_result(reason)
-
-        call = self._claim(decision_id, end)
-        if call is None:
+        self._decision_id = reply.decision_id_of(request)
+        self._call = self._claim(self._decision_id, self._cut)
+        if self._call is None:
             _log.error("a call comes to be held that no worker has told of; it is refused")
-            await self._cut(context, Reason.INTERNAL_ERROR, decision_id)
-            return
-        try:
-            if not cut.done():
-                await context.write(reply.BEGINS)
-            await self._hold(context, cut)
-            if cut.done():
-                await self._cut(context, cut.result(), decision_id)
-        finally:
-            self._end(call)
+            self._cut(Reason.INTERNAL_ERROR)
+        elif self._call.refusal is None:
+            self._speaker.say(reply.BEGINS)
 
-    @staticmethod
-    async def _hold(context: Context, cut: asyncio.Future[Reason]) -> None:
-        """Wait for the end of the call, or for its cut."""
-        while not cut.done():
-            heard = asyncio.ensure_future(context.read())
-            await asyncio.wait((heard, cut), return_when=asyncio.FIRST_COMPLETED)
-            if not heard.done():
-                heard.cancel()
-                return
-            message = heard.result()
-            if message is grpc.aio.EOF:
-                return
-            if message.WhichOneof("request") == "response_trailers":
-                await context.write(reply.TRAILERS)
+    def ended(self) -> None:
+        """Hold it no more."""
+        if self._call is not None:
+            self._end(self._call)
 
-    @staticmethod
-    async def _cut(context: Context, reason: Reason, decision_id: bytes) -> None:
-        """End the call; whatever Envoy makes of the words, the stream does not end in peace."""
-        await context.write(reply.cut(reason, decision_id))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_AFTER_CUT_S):
-                while await context.read() is not grpc.aio.EOF:
-                    pass
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the call has lost its grant")
+    def _cut(self, reason: Reason) -> None:
+        self._speaker.end(reply.cut(reason, self._decision_id or reply.NO_ID), _DENIED)
+
+
+def _failed(error: Exception) -> None:
+    _log.error("a held call ends by a fault of the program: %s: %s", type(error).__name__, error)

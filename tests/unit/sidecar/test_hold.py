@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import dataclass, replace
 
 import pytest
+from envoy.service.ext_proc.v3 import external_processor_pb2
 from hypothesis import given, strategies as st
 
 from authz.decision import Reason
 from authz.sidecar.errors import HoldError
 from authz.sidecar.hold.held_call import ENDED_S, MOST_CALLS, MOST_MESSAGE_BYTES, UNCLAIMED_S, HeldCall, HeldCalls
 from authz.sidecar.hold.notice import Notice, RingHold, notice_from
+from authz.sidecar.hold.reply import NO_ID, cut
 from authz.sidecar.hold.verdict import (
     MOST_AT_ONCE,
     MOST_BYTES_AT_ONCE,
@@ -152,6 +155,21 @@ def test_what_checks_have_together_is_bounded_and_counted_until_they_are_forgott
     assert list(calls) == [running]
     assert all(calls.add(replace(notice(number), message=large), 0.0) for number in (5, 6, 7))
     assert calls.add(notices[0], 0.0) is None
+
+
+@pytest.mark.parametrize("reason", Reason)
+@pytest.mark.parametrize(
+    "decision_id", [NO_ID, b"0123456789abcdef" * 2, b'", "reason": "allowed", "a": "bcd', b"\xff" * 32]
+)
+def test_a_call_that_is_cut_hears_why_and_its_own_id_whatever_that_is(reason: Reason, decision_id: bytes) -> None:
+    said = external_processor_pb2.ProcessingResponse.FromString(cut(reason, decision_id)).immediate_response
+    headers = {each.header.key: each.header.raw_value for each in said.headers.set_headers}
+    assert headers["x-authz-decision-id"] == decision_id
+    assert headers["x-authz-reason"] == reason.value.encode()
+    told = {"error": "denied", "reason": reason.value, "decision_id": decision_id.decode("latin-1")}
+    assert json.loads(said.body) == told
+    assert said.details == f"authz_hold_cut:{reason.value}"
+    assert said.status.code >= 400
 
 
 @pytest.mark.parametrize("ends_ns", [None, 0, END_NS])

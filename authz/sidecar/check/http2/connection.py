@@ -45,6 +45,7 @@ from authz.sidecar.check.http2.limits import (
     PROBE_PATIENCE_S,
     STREAM_WINDOW_BYTES,
 )
+from authz.sidecar.check.http2.open_streams import OpenStreams
 from authz.sidecar.check.http2.session import DRAIN_PING, PROBE_PING, Session
 
 if TYPE_CHECKING:
@@ -159,6 +160,24 @@ class Connection(Session):
         except BrokenConnectionError as fault:
             self._fail(fault.code, str(fault))
         return self._written()
+
+    def tell_when_said(self, woken: Callable[[], None]) -> None:
+        """Have `woken` called when something was said on a stream that stays open: `said` gives it."""
+        if isinstance(self._streams, OpenStreams):
+            self._streams.woken = woken
+
+    def said(self) -> bytes:
+        """Give what was said on streams that stay open; as `receive`."""
+        if self.finished:
+            return b""
+        self._now_s = self._streams.now_s = self._clock()
+        if isinstance(self._streams, OpenStreams) and (fault := self._streams.fault) is not None:
+            self._fail(fault.code, str(fault))
+        return self._written()
+
+    def lost(self) -> None:
+        """Take in that the peer is gone: what it has begun is over."""
+        self._streams.lost()
 
     @property
     def lag_s(self) -> float:

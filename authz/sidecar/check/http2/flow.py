@@ -46,7 +46,7 @@ class ReceiveWindow:
 class Outgoing:
     """The sending side of a stream: its window, and what of the answer waits for it."""
 
-    __slots__ = ("rest", "send_left", "stream_id", "trailers")
+    __slots__ = ("rest", "send_left", "stays", "stream_id", "trailers")
 
     def __init__(self, stream_id: int, send_left: int) -> None:
         """Begin with nothing to send."""
@@ -54,6 +54,7 @@ class Outgoing:
         self.send_left = send_left
         self.rest = memoryview(b"")
         self.trailers: bytes | None = None
+        self.stays = False  # more may follow, whatever is sent by now
 
 
 class SendFlow:
@@ -144,7 +145,7 @@ class SendFlow:
             outgoing.send_left -= size
             self.updates_earned += size // _BYTES_PER_UPDATE
             part, outgoing.rest = outgoing.rest[:size], outgoing.rest[size:]
-            ends = not outgoing.rest and outgoing.trailers is None
+            ends = not outgoing.rest and outgoing.trailers is None and not outgoing.stays
             self._out.append(frame(DATA, END_STREAM if ends else 0, stream_id, bytes(part)))
         if outgoing.trailers is not None:
             self._out.append(frame(HEADERS, END_HEADERS | END_STREAM, stream_id, outgoing.trailers))

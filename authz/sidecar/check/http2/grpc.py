@@ -1,7 +1,7 @@
 """gRPC over HTTP/2: what a request asks for, what its body holds, and how answers and refusals look.
 
-https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, compression.md and statuscodes.md there. One message
-goes each way; messages are not compressed.
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, compression.md and statuscodes.md there. Messages are
+not compressed. One goes each way, but where a method's calls stay open (:mod:`.open_streams`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import quote
 
 from authz.errors import AuthzError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from authz.sidecar.check.http2.headers import Request
 
     Unary = Callable[[bytes], bytes]
+    Begin = Callable[["Speaker"], "Listener"]
 
 #: a byte that says whether the message is compressed, and four of its length
 PREFIX_BYTES: Final = 5
@@ -33,6 +35,26 @@ _UNQUOTED: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) 
 _NOT_COMPRESSED: Final = (b"", b"identity")
 
 
+class Speaker(Protocol):
+    """What a method says on a call that stays open; once it is over, nothing."""
+
+    def say(self, message: bytes) -> None:
+        """Send a message."""
+
+    def end(self, message: bytes, trailers: bytes) -> None:
+        """Send a last message and these trailers, and end the call."""
+
+
+class Listener(Protocol):
+    """What a method hears of a call that stays open."""
+
+    def heard(self, message: bytes) -> None:
+        """Take a message; raises GrpcError to end the call."""
+
+    def ended(self) -> None:
+        """Take in that the call is over; called once, and last."""
+
+
 class Status(IntEnum):
     """gRPC's status codes, as far as they are used here."""
 
@@ -40,6 +62,7 @@ class Status(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
@@ -66,9 +89,19 @@ GRPC_HEAD: Final = header_block(200, (b"content-type", b"application/grpc"))
 GRPC_TRAILERS: Final = header_block(None, (b"grpc-status", b"0"))
 
 
+def status_trailers(status: Status, text: str) -> bytes:
+    """Give the trailers of a call that stayed open and ends with a status."""
+    return header_block(None, (b"grpc-status", b"%d" % status), (b"grpc-message", quote(text, safe=_UNQUOTED).encode()))
+
+
+def framed(message: bytes) -> bytes:
+    """Put a message that is not compressed behind its prefix."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
 def answered(message: bytes) -> Answer:
     """Answer with a message, and with status OK behind it."""
-    return Answer(head=GRPC_HEAD, body=b"\0" + len(message).to_bytes(4, "big") + message, trailers=GRPC_TRAILERS)
+    return Answer(head=GRPC_HEAD, body=framed(message), trailers=GRPC_TRAILERS)
 
 
 def refused(status: Status, text: str) -> Answer:
@@ -120,17 +153,34 @@ class Call:
     encoding: bytes = b""
     #: there is a method to call with the message
     plain: bool = False
+    #: there is a method whose calls stay open
+    begin: Begin | None = None
 
 
 class Service:
-    """The methods that are served, by path; each is called with a message and gives one, or raises GrpcError."""
+    """The methods that are served, by path; each is called with a message and gives one, or raises GrpcError.
 
-    __slots__ = ("_methods", "max_message_bytes")
+    The calls of those that `stay_open` are begun, hear messages and say some.
+    """
 
-    def __init__(self, methods: Mapping[str, Unary], *, max_message_bytes: int) -> None:
+    __slots__ = ("_methods", "_stay_open", "max_message_bytes")
+
+    def __init__(
+        self,
+        methods: Mapping[str, Unary],
+        *,
+        max_message_bytes: int,
+        stay_open: Mapping[str, Begin] = MappingProxyType({}),
+    ) -> None:
         """Serve these, with messages of at most so many bytes."""
         self._methods = {path.encode("ascii"): unary for path, unary in methods.items()}
+        self._stay_open = {path.encode("ascii"): begin for path, begin in stay_open.items()}
         self.max_message_bytes = max_message_bytes
+
+    @property
+    def has_open_calls(self) -> bool:
+        """Whether calls of any method stay open."""
+        return bool(self._stay_open)
 
     def call(self, request: Request) -> Call:
         """Read a well-formed request."""
@@ -140,8 +190,8 @@ class Service:
             return Call(refusal=_without_body(NOT_GRPC, request), content_length=length)
         if request.method != b"POST":
             return Call(refusal=_without_body(NOT_POST, request), content_length=length)
-        unary = self._methods.get(request.path)
-        if unary is None:
+        unary, begin = self._methods.get(request.path), self._stay_open.get(request.path)
+        if unary is None and begin is None:
             return Call(refusal=UNKNOWN_METHOD, at_once=True, content_length=length)
         if b"te" not in fields:
             refusal = refused(Status.INTERNAL, "te: trailers is missing: a proxy between us does not know gRPC")
@@ -154,11 +204,12 @@ class Service:
                 return Call(refusal=refusal, at_once=True, content_length=length)
             timeout_s = int(given[1]) * _UNIT_S[given[2]]
         return Call(
-            unary=unary,
+            unary=unary or _no_method,
             timeout_s=timeout_s,
             content_length=length,
             encoding=fields.get(b"grpc-encoding", b""),
-            plain=True,
+            plain=begin is None,
+            begin=begin,
         )
 
     def check_prefix(self, body: bytes | bytearray) -> None:

@@ -28,6 +28,7 @@ class Http2Protocol(asyncio.Protocol):
         "_connection",
         "_failed",
         "_is_closing",
+        "_is_woken",
         "_is_writable",
         "_loop",
         "_timer",
@@ -52,11 +53,12 @@ class Http2Protocol(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = inf
         self._is_writable = True
-        self._is_closing = False
+        self._is_closing = self._is_woken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our SETTINGS."""
         self._transport = cast("asyncio.Transport", transport)
+        self._connection.tell_when_said(self._wake)
         self._transport.write(self._connection.start())
         self._set_timer()
 
@@ -116,7 +118,24 @@ class Http2Protocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._is_closing = True
+        self._connection.lost()
         self._closed(self)
+
+    def _wake(self) -> None:
+        """Write what is said from now on at one stroke, when all of it is said."""
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon(self._write_said)
+
+    def _write_said(self) -> None:
+        self._is_woken = False
+        if self._is_closing:
+            return
+        self._transport.write(self._connection.said())
+        if self._connection.finished:
+            self._close()
+        elif self._connection.due_s < self._timer_s and self._is_writable:
+            self._set_timer()
 
     def _set_timer(self) -> None:
         due_s = self._connection.due_s

@@ -17,6 +17,7 @@ from authz.sidecar.check.http2.flow import ReceiveWindow, SendFlow
 from authz.sidecar.check.http2.frames import ACK, END_HEADERS, END_STREAM, STREAM_ID_MASK
 from authz.sidecar.check.http2.headers import HeaderBlocks, UnfinishedBlock, check_trailers
 from authz.sidecar.check.http2.limits import CONNECTION_WINDOW_BYTES, CONTROL_FRAMES, WINDOW_UPDATES, Budget
+from authz.sidecar.check.http2.open_streams import OpenStreams
 from authz.sidecar.check.http2.streams import Streams
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Session:
         self._clock = clock
         self._out: list[bytes] = []
         self._flow = SendFlow(self._out)
-        self._streams = Streams(service=service, flow=self._flow, out=self._out, clock=clock, failed=failed)
+        streams = OpenStreams if service.has_open_calls else Streams
+        self._streams = streams(service=service, flow=self._flow, out=self._out, clock=clock, failed=failed)
         self._blocks: HeaderBlocks[Call] = HeaderBlocks(read=service.call, known=known, table_bytes=table_bytes)
         self._block: UnfinishedBlock | None = None
         self._window = ReceiveWindow(CONNECTION_WINDOW_BYTES)

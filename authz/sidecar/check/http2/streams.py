@@ -156,7 +156,7 @@ class Streams:
         if len(self.open) >= MAX_STREAMS:  # RFC 9113 5.1.2
             self.cut(stream_id, ErrorCode.REFUSED_STREAM, ended=ended)
             return
-        stream = Stream(stream_id, call, send_left=self._flow.initial, now_s=self.now_s)
+        stream = self._made(stream_id, call)
         self.open[stream_id] = stream
         self.due_s = min(self.due_s, stream.due_s)
         stream.ended = ended
@@ -164,6 +164,9 @@ class Streams:
             self._answer(stream, call.refusal)
         elif ended:
             self._complete(stream)
+
+    def _made(self, stream_id: int, call: Call) -> Stream:
+        return Stream(stream_id, call, send_left=self._flow.initial, now_s=self.now_s)
 
     def end_with_trailers(self, stream_id: int) -> None:
         """End a request that is followed by trailers, which gRPC gives no meaning."""
@@ -289,10 +292,13 @@ class Streams:
         if self._flow.send(stream):
             self._finish(stream)
             return
-        stream.due_s = self.now_s + STREAM_TIMEOUT_S
-        self.due_s = min(self.due_s, stream.due_s)
+        self._waits(stream)
         if self._flow.waiting_bytes > MAX_WAITING_BYTES:
             self.cut(stream.stream_id, ErrorCode.ENHANCE_YOUR_CALM, ended=stream.ended)
+
+    def _waits(self, stream: Stream) -> None:
+        stream.due_s = self.now_s + STREAM_TIMEOUT_S
+        self.due_s = min(self.due_s, stream.due_s)
 
     def finished(self, streams: Iterable[Outgoing]) -> None:
         """Close the streams whose answer is out."""
@@ -340,6 +346,11 @@ class Streams:
         del self.open[stream.stream_id]
         if not self.open:
             self.due_s = inf
+
+    def lost(self) -> None:
+        """Forget all of them: the connection is gone."""
+        for stream in list(self.open.values()):
+            self.close(stream)
 
     def _release(self, stream: Stream) -> None:
         if stream.body:
