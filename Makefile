@@ -19,7 +19,7 @@ SCREENSHOTS ?= .cache/screenshots
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help install demo test test-peers test-built-peers test-browser test-store test-api check bench bench-engine bench-streams bench-edits bench-hub proof proof-http2 proof-streams proof-sight fuzz format lock clean
+.PHONY: help install demo test test-peers test-built-peers test-browser test-store test-api check bench bench-engine bench-streams bench-edits bench-cuts bench-hub proof proof-http2 proof-streams proof-sight fuzz format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | \
@@ -95,6 +95,9 @@ bench-streams: $(STAMP) ## close a window on every kind of long stream (ARGS=--w
 
 bench-edits: $(STAMP) ## edit sets of 1,000 and 10,000 policies, and tell when the last call is allowed by what was (ARGS=--help)
 	@$(BIN)/python -m tests.bench.edits $(ARGS)
+
+bench-cuts: $(STAMP) ## take the grant of 10,000 held calls at once, and tell where the time goes (ARGS=--help)
+	@$(BIN)/python -m tests.bench.cuts $(ARGS)
 
 proof: $(STAMP) ## compare the engine with the reference on 1,000,000 generated calls (ARGS='--seed N')
 	@$(BIN)/python -m tests.conformance.million $(ARGS)
