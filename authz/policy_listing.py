@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from authz.policy.document import MAX_FILE_BYTES, MAX_FILES, MAX_SET_BYTES
 from authz.policy.errors import PolicyError, quoted
@@ -22,14 +21,17 @@ class PolicyFolderError(PolicyError):
     """A policy folder cannot be read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderEntry:
-    """What a listing says of one file or folder: whatever is done to a file changes some of it."""
+class FolderEntry(NamedTuple):
+    """What a listing says of one file or folder: whatever is done to a file changes some of it.
+
+    Nobody can set `ctime_ns` back, as `mtime_ns` can be. A tuple, as thousands are made and compared for each edit.
+    """
 
     path: str
     is_file: bool
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int
     inode: int
 
 
@@ -53,37 +55,40 @@ def folder_listing(directory: str) -> tuple[FolderEntry, ...]:
 
 
 def _list_into(entries: list[FolderEntry], directory: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise PolicyFolderError(f"{directory}: folders within more than {MAX_DEPTH} folders")
+    above = "" if directory == "." else f"{directory.rstrip('/') or '/'}/"
+    for name, is_folder in _names_in(entries, directory, depth):
+        if name.startswith("."):
+            continue
+        if is_folder:
+            _list_into(entries, above + name, depth + 1)
+        elif name.endswith(SUFFIXES):
+            _add(entries, above + name)
+
+
+def _names_in(entries: list[FolderEntry], directory: str, depth: int) -> list[tuple[str, bool]]:
+    """Add a folder; give the names in it in their order, and whether they are folders', but not links to any."""
     try:
         # A folder's own time tells of files that have gone a moment ago.
         status = os.stat(directory)  # noqa: PTH116 a Path would be made and thrown away for each of 100,000 files
         entries.append(_entry(directory, status))
         with os.scandir(directory) as found:
-            names = sorted(entry.name for entry in found)
-    except FileNotFoundError as error:
+            # Most file systems say with a name whether it is a folder's.
+            return sorted((each.name, each.is_dir(follow_symlinks=False)) for each in found)
+    except (FileNotFoundError, NotADirectoryError) as error:
         if depth:
-            return  # it has gone since its parent was listed: the second listing will differ
-        raise PolicyFolderError(f"{directory}: there is no such folder") from error
-    except NotADirectoryError as error:
+            return []  # it has gone since its parent was listed: the second listing will differ
+        if isinstance(error, FileNotFoundError):
+            raise PolicyFolderError(f"{directory}: there is no such folder") from error
         raise PolicyFolderError(f"{directory}: a file; give the folder that the whole set is in") from error
     except OSError as error:
         raise PolicyFolderError(f"{directory}: {reason_of(error)}") from error
-    for name in names:
-        if name.startswith("."):
-            continue
-        path = f"{directory.rstrip('/') or '/'}/{name}" if directory != "." else name
-        _add(entries, path, name, depth)
 
 
-def _add(entries: list[FolderEntry], path: str, name: str, depth: int) -> None:
-    """Add a file, or what is in a folder; links to files are followed, links to folders are not."""
+def _add(entries: list[FolderEntry], path: str) -> None:
+    """Add a file; links to files are followed, links to folders are not."""
     try:
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            if depth >= MAX_DEPTH:
-                raise PolicyFolderError(f"{path}: folders within more than {MAX_DEPTH} folders")
-            _list_into(entries, path, depth + 1)
-            return
-        if not name.endswith(SUFFIXES):
-            return
         status = os.stat(path)  # noqa: PTH116 same
     except FileNotFoundError as error:
         if os.path.islink(path):  # noqa: PTH114 same
@@ -106,6 +111,7 @@ def _entry(path: str, status: os.stat_result) -> FolderEntry:
         is_file=stat.S_ISREG(status.st_mode),
         size_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
         inode=status.st_ino,
     )
 

@@ -13,7 +13,7 @@ from authz.errors import AuthzError
 from authz.policy.errors import PolicySetFaults
 from authz.policy.index import compile_index
 from authz.policy.policy_set import parse_policy_set
-from authz.policy_folder import read_policy_folder
+from authz.policy_folder import ReadFiles, read_policy_folder
 from authz.sidecar.compiler.policy_source import opened_source, source_digest
 from authz.sidecar.control import last_good
 from authz.sidecar.own_policy import OwnPolicy
@@ -88,11 +88,15 @@ def compiled_folder(
 
 
 def read_set(
-    folder: str, *, in_force: str, parse: Callable[[tuple[SourceFile, ...]], PolicySet]
+    folder: str,
+    *,
+    in_force: str,
+    parse: Callable[[tuple[SourceFile, ...]], PolicySet],
+    known: ReadFiles | None = None,
 ) -> FolderSet | Refused | Same:
-    """Read and parse what stands in a folder; raises nothing."""
+    """Read and parse what stands in a folder, but for files that are known; raises nothing."""
     try:
-        files = read_policy_folder(folder)
+        files = read_policy_folder(folder, known)
         digest = source_digest(files)
         return Same() if digest == in_force else FolderSet(files=files, digest=digest, policy_set=parse(files))
     except PolicySetFaults as error:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from authz.policy.policy_set import KnownFiles, PolicySet, parse_policy_set
 from authz.policy.tightening import tightening_of
+from authz.policy_folder import ReadFiles
 from authz.sidecar.channel import Channel, StartCompiler, channel_pair
 from authz.sidecar.child_process import fork_child
 from authz.sidecar.compiler.apart import fork_apart, put_result, standing_back
@@ -126,6 +127,7 @@ class PolicyFolder:
         self._clock = clock
         self._settings = settings
         self._page = page
+        self._read_files = ReadFiles()
         self._known = KnownFiles()
         #: by digest: what is in force, and what may be soon
         self._sets: dict[str, PolicySet] = {}
@@ -173,7 +175,7 @@ class PolicyFolder:
                 return standing_back(lambda: parse_policy_set(files, self._known))
             return parse_policy_set(files, self._known)
 
-        found = read_set(self._settings.policies, in_force=in_force, parse=parse)
+        found = read_set(self._settings.policies, in_force=in_force, parse=parse, known=self._read_files)
         if isinstance(found, Same):
             self._page.write(None)
         elif isinstance(found, FolderSet):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from authz.policy.errors import PolicySetFaults
-from authz.policy_folder import _read, load_policy_folder, read_policy_folder
-from authz.policy_listing import FolderEntry, PolicyFolderError, policy_files
+from authz.policy_folder import QUIET_NS, ReadFiles, _read, load_policy_folder, read_policy_folder
+from authz.policy_listing import FolderEntry, PolicyFolderError, folder_listing, policy_files
 from tests.support.policy_texts import MESH, service
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def test_a_file_that_turns_into_a_pipe_while_it_is_read_is_never_waited_for(tmp_
 
 
 def read_once(path: str) -> None:
-    entry = FolderEntry(path=path, is_file=True, size_bytes=0, mtime_ns=0, inode=0)
+    entry = FolderEntry(path=path, is_file=True, size_bytes=0, mtime_ns=0, ctime_ns=0, inode=0)
     _read((entry,))
 
 
@@ -188,3 +188,49 @@ def test_a_listing_tells_every_change_of_a_policy_file_and_nothing_else(tmp_path
     assert [entry.inode for entry in after] == [target.stat().st_ino] * 2, "a link stands for what it leads to"
     other.unlink()
     assert len(policy_files(str(tmp_path))) == 1
+
+
+def rested(directory: Path) -> None:
+    """Wait until nothing below a folder has changed for as long as it takes to be trusted."""
+    while time.time_ns() - max(entry.ctime_ns for entry in folder_listing(str(directory))) <= QUIET_NS:
+        time.sleep(QUIET_NS / 10**9)
+
+
+def test_files_that_are_as_they_were_are_not_read_again(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(MESH)
+    rested(tmp_path)
+    known = ReadFiles()
+    first = read_policy_folder(str(tmp_path), known)
+    (tmp_path / "b.yaml").write_text(service("s"))
+    second = read_policy_folder(str(tmp_path), known)
+    assert second[0] is first[0]
+    assert second[1].content == service("s").encode()
+    (tmp_path / "a.yaml").unlink()
+    assert read_policy_folder(str(tmp_path), known) == second[1:]
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_a_change_that_hides_its_time_and_size_is_read(tmp_path: Path, *, replaces: bool) -> None:
+    file, draft = tmp_path / "a.yaml", tmp_path / ".draft"
+    file.write_text("one: 1")
+    rested(tmp_path)
+    known, before = ReadFiles(), file.stat()
+    read_policy_folder(str(tmp_path), known)
+    changed = draft if replaces else file
+    changed.write_text("two: 2")
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed.replace(file)
+    (found,) = read_policy_folder(str(tmp_path), known)
+    assert found.content == b"two: 2"
+
+
+def test_a_file_that_has_only_just_changed_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: b")
+    (entry,) = policy_files(str(tmp_path))
+    (file,) = read_policy_folder(str(tmp_path))
+    known = ReadFiles()
+    known.keep((entry,), (file,), entry.ctime_ns + QUIET_NS - 1)
+    assert known.get(entry) is None
+    known.keep((entry,), (file,), entry.ctime_ns + QUIET_NS)
+    assert known.get(entry) is file
