@@ -18,7 +18,7 @@ from authz.policy.errors import FaultCode, nearest, quoted
 from authz.policy.host import ThirdPartyHost, parse_dns_name, parse_service_host
 from authz.policy.identity_pattern import IdentityPattern, IdentityTable
 from authz.policy.revocation import parse_revocation
-from authz.policy.schema import Kind
+from authz.policy.schema import Guardrail, Kind, MicroPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,6 +101,12 @@ def _trust_domain_faults(mesh: Placed) -> Iterator[Fault]:
         federated.add(domain)
 
 
+def _selects_no_identities(each: Placed) -> bool:
+    """Whether a policy without a fault of its own names no identity: of nearly all, and soon told."""
+    value = each.value
+    return isinstance(value, (MicroPolicy, Guardrail)) and not any(one.identities for one in value.callers or ())
+
+
 def _foreign_identities(each: Placed, known: frozenset[TrustDomain]) -> Iterator[Fault]:
     """Find identities of trust domains that are neither own nor federated."""
     named: list[tuple[_Place, TrustDomain]] = []
@@ -117,10 +123,12 @@ def _foreign_identities(each: Placed, known: frozenset[TrustDomain]) -> Iterator
         case Kind.SERVICE | Kind.THIRD_PARTY:
             patterns = _parsed(each, IdentityPattern.parse, "spec", "identities")
             named += [(place, found.trust_domain) for place, found in patterns]
-        case Kind.MICRO_POLICY | Kind.GUARDRAIL:
+        case Kind.MICRO_POLICY | Kind.GUARDRAIL if not _selects_no_identities(each):
             for entry in each.document.places("spec", "from"):
                 patterns = _parsed(each, IdentityPattern.parse, *entry, "identities")
                 named += [(place, found.trust_domain) for place, found in patterns]
+        case Kind.MICRO_POLICY | Kind.GUARDRAIL:
+            pass
         case Kind.POLICY_TEST:
             pass  # a test may well ask for a stranger
     for place, domain in named:

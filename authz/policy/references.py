@@ -1,7 +1,8 @@
 """What only a whole set can decide about names: each is unique, and each that is used exists.
 
 Reads the documents themselves, not their values: a document with another fault still uses and defines its names, so
-that all faults are found in one run, and one fault does not raise ten.
+that all faults are found in one run, and one fault does not raise ten. Of a policy that has a value, the value tells
+whether all its names are there: an edit of one of ten thousand looks at all of them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,18 @@ from pydantic import ValidationError
 
 from authz.policy.asked_call import AskedCallError, Directory
 from authz.policy.errors import FaultCode, nearest, quoted
+from authz.policy.operation import ApiOperation
 from authz.policy.remedy import name_like
-from authz.policy.schema import Kind, PolicyTestCase, Service, ThirdParty
+from authz.policy.schema import (
+    CallerSelector,
+    Guardrail,
+    Kind,
+    MicroPolicy,
+    PolicyTestCase,
+    Service,
+    TargetSelector,
+    ThirdParty,
+)
 from authz.policy.schema_fields import is_name
 from authz.policy.selection import has_attributes
 
@@ -91,6 +102,8 @@ class _References:
     # --- names that are used
 
     def _selectors(self, each: Placed) -> Iterator[Fault]:
+        if isinstance(each.value, (MicroPolicy, Guardrail)) and self._has_all_names(each.value):
+            return
         document = each.document
         for side in ("from", "to"):
             for entry in document.places("spec", side):
@@ -101,6 +114,17 @@ class _References:
             for operation in document.places(*entry, "operations"):
                 for place, name in document.texts(*operation, "api"):
                     yield from self._offered(each, entry, place, name)
+
+    def _has_all_names(self, policy: MicroPolicy | Guardrail) -> bool:
+        """Whether a policy without a fault of its own uses names that are there: of nearly all, and soon told."""
+        services, third_parties = self._names[Kind.SERVICE].keys(), self._names[Kind.THIRD_PARTY].keys()
+        selectors: list[CallerSelector | TargetSelector] = [*(policy.callers or ()), *(policy.targets or ())]
+        for selector in selectors:
+            if not (services >= set(selector.services) and third_parties >= set(selector.third_parties)):
+                return False
+        return not any(
+            isinstance(operation, ApiOperation) for target in policy.targets or () for operation in target.operations
+        )
 
     def _exists(self, each: Placed, place: tuple[Key, ...], kind: Kind, name: str) -> Iterator[Fault]:
         if name in self._names[kind] or name in self._perhaps or not is_name(name):

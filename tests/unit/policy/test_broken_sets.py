@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from authz.policy.document import SourceFile
+from authz.policy.document_reader import read_documents
+from authz.policy.envelope import placed_document
 from authz.policy.errors import PolicySetFaults
+from authz.policy.ownership import ownership_faults
 from authz.policy.policy_set import parse_policy_set
+from authz.policy.references import reference_faults
+from authz.policy.schema import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +43,28 @@ apiVersion: authz/v1
 kind: ThirdParty
 metadata: {name: acme}
 spec: {hosts: [api.acme.example], window: {opens: 2026-01-01T00:00:00Z, closes: 2027-01-01T00:00:00Z}}
+"""
+
+#: policies without a fault of their own: with names that are there and names that are not
+SOUND = """\
+apiVersion: authz/v1
+kind: MicroPolicy
+metadata: {name: sound}
+spec: {from: [{services: [orders]}], to: [{services: [catalog], operations: [{api: [getItem]}]}]}
+---
+apiVersion: authz/v1
+kind: MicroPolicy
+metadata: {name: unknown}
+spec:
+  from: [{services: [nobody]}, {thirdParties: [orders]}, {identities: ["spiffe://other.example/a"]}]
+  to: [{services: [catalog], operations: [{api: [getNothing]}]}, {thirdParties: [nobody], operations: all}]
+---
+apiVersion: authz/v1
+kind: Guardrail
+metadata: {name: guard}
+spec:
+  from: [{services: [orders], identities: ["spiffe://other.example/b"]}]
+  to: [{services: [gone], operations: all}]
 """
 
 
@@ -119,3 +147,14 @@ def test_no_hint_repeats_what_would_forge_a_line(place: str, text: str) -> None:
     found = faults_of(f"apiVersion: authz/v1\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n".encode())
     assert found
     assert all(line.isprintable() for line in found)
+
+
+@pytest.mark.parametrize(("content", "_said"), list(broken_sets()))
+def test_what_is_told_of_names_is_told_by_documents_as_by_their_values(content: str, _said: list[str]) -> None:
+    texts = (REST, content, SOUND)
+    documents = [each for text in texts for each in read_documents(SourceFile("x.yaml", text.encode())).documents]
+    placed = [found for document in documents if (found := placed_document(document)[0]) is not None]
+    policies = {Kind.MICRO_POLICY, Kind.GUARDRAIL}
+    without = [replace(each, value=None) if each.kind in policies else each for each in placed]
+    assert list(reference_faults(placed, ())) == list(reference_faults(without, ()))
+    assert list(ownership_faults(placed)) == list(ownership_faults(without))
