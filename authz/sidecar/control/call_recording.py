@@ -125,8 +125,8 @@ class Shipping:
             for begun, done in zip(self._begun, self._done, strict=True)
         )
 
-    def count(self, held: Held, ring: int, *, is_joined: bool, text: bytes) -> None:
-        """Count a record in its flow, and keep it where it is to be kept; `text` is its line."""
+    def count(self, held: Held, ring: int, *, is_joined: bool, lines: RecordLines) -> None:
+        """Count a record in its flow, and keep it where it is to be kept: its line is one of `lines`."""
         recorded, end = held.recorded, held.end
         if recorded is None:
             return
@@ -147,7 +147,8 @@ class Shipping:
         elif held.unjoined or not is_joined:
             self.flows.unjoined(key, held.time_ns)
         if position > self._kept_up_to[ring] and self.keeping.keeps(kind, time.monotonic_ns()):
-            self.kept.add(text, allows=kind.allows)
+            # Few are kept, and without a decision log nobody has made their lines.
+            self.kept.add(held.text or lines.text(recorded, end), allows=kind.allows)
 
 
 #: intervals that may be open in a ring at once; they are taken one by one
@@ -191,9 +192,7 @@ class CallRecording:
         facts = recorded.kind.facts
         self.checks.add(facts[_INBOUND], facts[_REASON], recorded.check_us)
         if self.shipping is not None:
-            self.shipping.count(
-                held, ring, is_joined=self.joins is not None, text=held.text or self._lines.text(recorded, held.end)
-            )
+            self.shipping.count(held, ring, is_joined=self.joins is not None, lines=self._lines)
         held.recorded, held.text, held.entry = None, None, _NO_ENTRY
 
     # --- what the access log says
