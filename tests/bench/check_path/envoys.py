@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from authz.proxy.addresses import UnixAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.header_names import EXT_AUTHZ
+from authz.proxy.listener_file import listeners_file
 from authz.proxy.spec import ServiceDestination, SidecarSpec, TrustBundle
 from authz.proxy.tls import svid_secret
 from authz.request import Direction
@@ -46,27 +47,25 @@ class Addresses:
 def guarded(variant: Variant, addresses: Addresses, folder: Path, sockets: tuple[str, ...]) -> str:
     """Give the configuration of the Envoy that is measured."""
     destination = ServiceDestination(name=DESTINATION, identities=(identity(DESTINATION),), address=addresses.caller)
-    document = json.loads(
-        _bootstrap(
-            WORKLOAD,
-            folder,
-            addresses.inbound,
-            addresses.outbound,
-            destination,
-            sockets or ("/nobody",),
-            app=addresses.app,
-            own=None if variant.closes is None else folder.parent,
-        )
+    document = _document(
+        WORKLOAD,
+        folder,
+        addresses.inbound,
+        addresses.outbound,
+        destination,
+        sockets or ("/nobody",),
+        app=addresses.app,
+        own=None if variant.closes is None else folder.parent,
     )
     for listener in document["static_resources"]["listeners"]:
-        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
         if variant.closes is None:
+            manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
             for host in manager["route_config"]["virtual_hosts"]:
                 for route in host["routes"]:
                     if route.pop("route", None) is not None:
                         route["direct_response"] = {"status": 200}
         else:
-            closing.keep(manager, variant.closes)
+            manager = closing.keep(listener, variant.closes)
         _set_guard(manager, variant, Direction(listener["name"]))
     return json.dumps(document)
 
@@ -74,7 +73,7 @@ def guarded(variant: Variant, addresses: Addresses, folder: Path, sockets: tuple
 def calling(addresses: Addresses, folder: Path) -> str:
     """Give the configuration of the caller's Envoy: it asks nobody and goes on to `s1` over mTLS."""
     destination = ServiceDestination(name=WORKLOAD, identities=(identity(WORKLOAD),), address=addresses.inbound)
-    document = json.loads(_bootstrap(CALLER, folder, addresses.outbound, addresses.caller, destination, ("/nobody",)))
+    document = _document(CALLER, folder, addresses.outbound, addresses.caller, destination, ("/nobody",))
     # Its inbound side would stand where the other's outbound one does: nobody calls `s0`.
     listeners = document["static_resources"]["listeners"]
     listeners[:] = [listener for listener in listeners if listener["name"] == Direction.OUTBOUND.value]
@@ -85,7 +84,7 @@ def calling(addresses: Addresses, folder: Path) -> str:
     return json.dumps(document)
 
 
-def _bootstrap(
+def _document(
     service: str,
     folder: Path,
     inbound: TcpAddress,
@@ -95,28 +94,37 @@ def _bootstrap(
     *,
     app: TcpAddress | None = None,
     own: Path | None = None,
-) -> str:
-    """Give a bootstrap; `own` is the folder of the sidecar's further sockets, where there are such."""
+) -> dict[str, Any]:
+    """Give a bootstrap with its listeners; `own` is the folder of the sidecar's further sockets, where there are such.
+
+    Where there are, its listeners are those of an Envoy that drains; they stand in no file, as nothing is drained.
+    """
     svid = folder / "svid"
     secret = folder / "svid.json"
     secret.write_text(svid_secret(str(svid)))
-    return sidecar_bootstrap(
-        SidecarSpec(
-            service=service,
-            identity=identity(service),
-            svid_directory=str(svid),
-            svid_secret_file=str(secret),
-            trust_domains=(TrustBundle(trust_domain=TRUST_DOMAIN, file=str(svid / "bundle.pem")),),
-            inbound=inbound,
-            outbound=outbound,
-            app=inbound if app is None else app,
-            admin=UnixAddress(path=str(folder / "admin")),
-            authz_sockets=sockets,
-            destinations=(destination,),
-            access_log_socket=None if own is None else str(own / ACCESS_LOG_SOCKET),
-            hold_socket=None if own is None else str(own / HOLD_SOCKET),
-        )
+    spec = SidecarSpec(
+        service=service,
+        identity=identity(service),
+        svid_directory=str(svid),
+        svid_secret_file=str(secret),
+        trust_domains=(TrustBundle(trust_domain=TRUST_DOMAIN, file=str(svid / "bundle.pem")),),
+        inbound=inbound,
+        outbound=outbound,
+        app=inbound if app is None else app,
+        admin=UnixAddress(path=str(folder / "admin")),
+        authz_sockets=sockets,
+        destinations=(destination,),
+        access_log_socket=None if own is None else str(own / ACCESS_LOG_SOCKET),
+        hold_socket=None if own is None else str(own / HOLD_SOCKET),
+        listeners_directory=None if own is None else str(folder),
     )
+    document: dict[str, Any] = json.loads(sidecar_bootstrap(spec))
+    if spec.drains:
+        del document["dynamic_resources"]
+        document["static_resources"]["listeners"] = json.loads(listeners_file(spec))["resources"]
+        for listener in document["static_resources"]["listeners"]:
+            del listener["@type"]
+    return document
 
 
 def _set_guard(manager: dict[str, Any], variant: Variant, direction: Direction) -> None:

@@ -1,7 +1,8 @@
 """What a short call pays for it that long ones are ended: the same Envoy with all of that, with parts, with nothing.
 
 All go on to an app, over the inbound listener, beside sidecars of one kind, and every call has a deadline, that of its
-SVID. What the sidecar does for that is the same in all of them.
+SVID. What the sidecar does for that is the same in all of them. All but one tell of each call when it ends, which
+sight needs whether or not anything is ever cut; that one says what it costs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from authz.request import Direction
-from tests.bench.check_path.closing import PARTS
+from tests.bench.check_path.closing import CALLS, PARTS
 from tests.bench.check_path.rates import Layout, Plan
 from tests.bench.check_path.spread import Spread
 from tests.bench.check_path.variants import VARIANTS
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     from tests.bench.check_path.rates import Cell, Measured
 
 _USUAL: Final = next(variant for variant in VARIANTS if variant.name == "ours-10000")
-OFF: Final = replace(_USUAL, name="closing-off", title="nothing of it", closes=frozenset())
-ON: Final = replace(_USUAL, name="closing-on", title="all of it", closes=frozenset(PARTS))
+OFF: Final = replace(_USUAL, name="closing-off", title="nothing of it", closes=frozenset({CALLS}))
+ON: Final = replace(_USUAL, name="closing-on", title="all of it", closes=frozenset({*PARTS, CALLS}))
+UNTOLD: Final = replace(_USUAL, name="closing-untold", title="nothing, and no call is told of", closes=frozenset())
 SHORT_CALLS: Final = (
     OFF,
     ON,
+    UNTOLD,
     *(
-        replace(_USUAL, name=f"closing-{part}", title=f"only: {words}", closes=frozenset({part}))
+        replace(_USUAL, name=f"closing-{part}", title=f"only: {words}", closes=frozenset({part, CALLS}))
         for part, words in PARTS.items()
     ),
 )

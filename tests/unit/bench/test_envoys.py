@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from authz.proxy.addresses import TcpAddress
 from tests.bench.check_path import envoys
 from tests.bench.check_path.question import ASKED, asked_rules
+from tests.bench.check_path.short_calls import OFF, ON, SHORT_CALLS, UNTOLD
 from tests.bench.check_path.variants import VARIANTS
 from tests.support.envoy_process import validation
 
@@ -23,6 +25,7 @@ ADDRESSES = envoys.Addresses(
     outbound=TcpAddress(host="127.0.0.1", port=2),
     caller=TcpAddress(host="127.0.0.1", port=3),
 )
+WITH_AN_APP = replace(ADDRESSES, app=TcpAddress(host="127.0.0.1", port=4))
 ONE_OF_EACH = {variant.guard: variant for variant in VARIANTS}.values()
 
 
@@ -59,6 +62,35 @@ def test_every_route_answers_itself(tmp_path: Path) -> None:
     ]
     assert routes
     assert all("direct_response" in route and "route" not in route for route in routes)
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("variant", SHORT_CALLS, ids=lambda variant: variant.name)
+def test_envoy_takes_what_ends_long_calls_in_parts(variant: Variant, tmp_path: Path) -> None:
+    configuration, own = tmp_path / "envoy.json", tmp_path / "own"
+    own.mkdir()
+    configuration.write_text(envoys.guarded(variant, WITH_AN_APP, own, ("/check.sock", "/check.sock.2")))
+    assert (validation(configuration).returncode, validation(configuration).stderr) == (0, "")
+
+
+def test_an_envoy_without_what_ends_long_calls_still_tells_of_each_that_ended(tmp_path: Path) -> None:
+    told = {
+        variant.name: [
+            [log["typed_config"]["common_config"]["log_name"] for log in _manager(listener).get("access_log", ())]
+            for listener in json.loads(envoys.guarded(variant, WITH_AN_APP, tmp_path, ()))["static_resources"][
+                "listeners"
+            ]
+        ]
+        for variant in (OFF, ON, UNTOLD)
+    }
+    assert told == {
+        OFF.name: [["calls"]] * 2, ON.name: [["cuts", "running", "calls"]] * 2, UNTOLD.name: [[], []],
+    }  # fmt: skip
+
+
+def _manager(listener: dict[str, Any]) -> dict[str, Any]:
+    manager: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return manager
 
 
 @pytest.mark.parametrize("count", [10, 10_000])
