@@ -26,11 +26,23 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     AccessLog,
     AccessLogFilter,
     AndFilter,
+    ComparisonFilter,
+    ComparisonFilterOp,
+    DurationFilter,
     ExtensionFilter,
     LogTypeFilter,
+    MetadataFilter,
+    OrFilter,
+    ResponseFlagFilter,
 )
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
-from envoy_data_plane.envoy.config.core.v3 import ApiVersion, GrpcService, GrpcServiceEnvoyGrpc, Http2ProtocolOptions
+from envoy_data_plane.envoy.config.core.v3 import (
+    ApiVersion,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    Http2ProtocolOptions,
+    RuntimeUInt32,
+)
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
     Endpoint,
@@ -51,6 +63,12 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    MetadataMatcher,
+    MetadataMatcherPathSegment,
+    StringMatcher,
+    ValueMatcher,
+)
 from envoy_data_plane.envoy.type.tracing.v3 import CustomTag, CustomTagLiteral
 
 from authz.proxy.access_log_names import (
@@ -70,7 +88,7 @@ from authz.proxy.access_log_names import (
 )
 from authz.proxy.addresses import UnixAddress
 from authz.proxy.cut_reply import CUT_BY_HOLD, HAS_DEADLINE, HOLD_LOST, IS_HELD, METADATA, OVER
-from authz.proxy.header_names import CUT_AFTER, DRAINED_DETAILS, EXT_AUTHZ, X_AUTHZ_CALLER, X_AUTHZ_REASON
+from authz.proxy.header_names import CUT_AFTER, DRAINED_DETAILS, EXT_AUTHZ, HELD, X_AUTHZ_CALLER, X_AUTHZ_REASON
 from authz.proxy.rendering import packed
 from authz.proxy.socket_address import socket_address
 from authz.request import Direction
@@ -106,6 +124,10 @@ HAS_RUN: Final = (
     f'{IS_NOT_HELD} && (request.duration >= duration("{RUNNING_INTERVAL.total_seconds()}s")'
     f' || response.code_details.contains("{DRAINED_DETAILS}"))'
 )
+#: What the check says of deadlines under a second begins so (`stream_deadline.duration_text`), of no other ones.
+SOON: Final = "00000"
+#: A call that is shorter, has no such deadline, is not held and has no flag was not cut, whatever CEL would say.
+SHORT: Final = timedelta(seconds=1) - CLOCKS_APART
 #: An entry is sent so long after its connection has ended, or when so many bytes have come together.
 FLUSH_INTERVAL: Final = timedelta(milliseconds=200)
 #: What runs may have to be ended.
@@ -146,14 +168,14 @@ def cut_calls(spec: SidecarSpec, direction: Direction) -> list[AccessLog]:
     if direction is Direction.INBOUND:
         tags.append(CustomTag(tag=SERIAL_TAG, value="%DOWNSTREAM_PEER_SERIAL%"))
     if not spec.drains:
-        return [_calls_log(CUTS_LOG, tags, _only(CUT))]
-    ends = _both(_of_type(AccessLogType.DownstreamEnd), _only(f"({CUT}) || ({HAS_RUN})"))
+        return [_calls_log(CUTS_LOG, tags, _all_of(_may_be_cut(), _only(CUT)))]
+    ends = _all_of(_of_type(AccessLogType.DownstreamEnd), _may_be_cut(), _only(f"({CUT}) || ({HAS_RUN})"))
     running = [*tags, CustomTag(tag=CHAIN_TAG, value="%FILTER_CHAIN_NAME%")]
     if direction is Direction.INBOUND:
         running.append(CustomTag(tag=CERTIFICATE_TAG, value="%DOWNSTREAM_PEER_CERT%"))
     return [
         _calls_log(CUTS_LOG, tags, ends),
-        _calls_log(RUNNING_LOG, running, _both(_of_type(AccessLogType.DownstreamPeriodic), _only(IS_NOT_HELD))),
+        _calls_log(RUNNING_LOG, running, _all_of(_of_type(AccessLogType.DownstreamPeriodic), _only(IS_NOT_HELD))),
     ]
 
 
@@ -180,8 +202,40 @@ def _of_type(of: AccessLogType) -> AccessLogFilter:
     return AccessLogFilter(log_type_filter=LogTypeFilter(types=[of]))
 
 
-def _both(one: AccessLogFilter, other: AccessLogFilter) -> AccessLogFilter:
-    return AccessLogFilter(and_filter=AndFilter(filters=[one, other]))
+def _all_of(*filters: AccessLogFilter) -> AccessLogFilter:
+    """Give a filter that asks these in turn, and no further than to the first that says no."""
+    return AccessLogFilter(and_filter=AndFilter(filters=list(filters)))
+
+
+def _may_be_cut() -> AccessLogFilter:
+    """Give what lets through every call that CUT or HAS_RUN can mean, and few others, without CEL.
+
+    INVARIANT (no cut is missed): what CEL says yes to is held, or was drained, which sets a flag, or lasted until
+    CLOCKS_APART before its deadline at least, or for RUNNING_INTERVAL (tests/integration/test_told_ends.py).
+    """
+    lasted = ComparisonFilter(
+        op=ComparisonFilterOp.GE,
+        # Envoy wants a name by which the bootstrap could override it.
+        value=RuntimeUInt32(default_value=SHORT // timedelta(milliseconds=1), runtime_key="authz.short_ms"),
+    )
+    return AccessLogFilter(
+        or_filter=OrFilter(
+            filters=[
+                AccessLogFilter(duration_filter=DurationFilter(comparison=lasted)),
+                AccessLogFilter(response_flag_filter=ResponseFlagFilter()),
+                _said_by_the_check(HELD, StringMatcher(exact="yes")),
+                _said_by_the_check(CUT_AFTER, StringMatcher(prefix=SOON)),
+            ]
+        )
+    )
+
+
+def _said_by_the_check(field: str, value: StringMatcher) -> AccessLogFilter:
+    matcher = MetadataMatcher(
+        filter=EXT_AUTHZ, path=[MetadataMatcherPathSegment(key=field)], value=ValueMatcher(string_match=value)
+    )
+    # Where the check has said nothing Envoy would take that for yes.
+    return AccessLogFilter(metadata_filter=MetadataFilter(matcher=matcher, match_if_key_not_found=False))
 
 
 def all_calls(spec: SidecarSpec) -> list[AccessLog]:

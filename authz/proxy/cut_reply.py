@@ -12,12 +12,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLogFilter, ExtensionFilter
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLogFilter,
+    AndFilter,
+    ComparisonFilter,
+    ComparisonFilterOp,
+    ExtensionFilter,
+    StatusCodeFilter,
+)
 from envoy_data_plane.envoy.config.core.v3 import (
     DataSource,
     HeaderValue,
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
+    RuntimeUInt32,
     SubstitutionFormatString,
 )
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
@@ -43,6 +51,9 @@ from authz.proxy.rendering import packed
 _UNAUTHENTICATED: Final = (401, 16)
 _PERMISSION_DENIED: Final = (403, 7)
 _UNAVAILABLE: Final = (503, 14)
+#: What Envoy itself says to a call that is over, or has lost its hold, is this or more (408, 500, 503, 504); what the
+#: check says to one that it refuses is mostly less.
+_LEAST_CUT_STATUS: Final = 408
 
 METADATA: Final = f'metadata.filter_metadata["{EXT_AUTHZ}"]'
 #: CEL over Envoy's attributes: a call to which the check had set a deadline for a reason.
@@ -89,12 +100,7 @@ def _mapper(
         headers.append(("www-authenticate", "SPIFFE"))
     body = f'{{"error": "denied", "reason": "{reason}", "decision_id": "{_DECISION_ID}"}}'
     return ResponseMapper(
-        filter=AccessLogFilter(
-            extension_filter=ExtensionFilter(
-                name="envoy.access_loggers.extension_filters.cel",
-                typed_config=packed(ExpressionFilter(expression=expression)),
-            )
-        ),
+        filter=AccessLogFilter(and_filter=AndFilter(filters=[_may_be_cut(), _only(expression)])),
         status_code=http_status,
         body_format_override=SubstitutionFormatString(
             text_format_source=DataSource(inline_string=body), content_type="application/json"
@@ -106,4 +112,23 @@ def _mapper(
             )
             for name, value in headers
         ],
+    )
+
+
+def _may_be_cut() -> AccessLogFilter:
+    """Give what spares refused calls six expressions in CEL each."""
+    status = ComparisonFilter(
+        op=ComparisonFilterOp.GE,
+        # Envoy wants a name by which the bootstrap could override it.
+        value=RuntimeUInt32(default_value=_LEAST_CUT_STATUS, runtime_key="authz.least_cut_status"),
+    )
+    return AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=status))
+
+
+def _only(expression: str) -> AccessLogFilter:
+    return AccessLogFilter(
+        extension_filter=ExtensionFilter(
+            name="envoy.access_loggers.extension_filters.cel",
+            typed_config=packed(ExpressionFilter(expression=expression)),
+        )
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given, strategies as st
 
 from authz.decision import Decision, Reason
+from authz.proxy.access_log import CLOCKS_APART, SHORT, SOON
 from authz.request import Direction
 from authz.sidecar.check.question import Context, Question
 from authz.sidecar.check.stream_deadline import (
@@ -48,6 +51,14 @@ def test_a_duration_says_what_the_timeout_says_in_cels_units(left_ns: int) -> No
         assert int(duration[:-2]) * MS == timeout_ns(timeout)
     else:  # the other sidecar may have rounded a second more
         assert int(duration[:-1]) * S == timeout_ns(timeout) - S
+
+
+@given(left_ns=st.one_of(st.integers(0, 3 * S), st.integers(0, 10**18)))
+def test_by_its_first_digits_envoy_knows_a_deadline_of_less_than_a_second(left_ns: int) -> None:
+    timeout = timeout_text(NOW + left_ns, NOW, NOW)
+    assert duration_text(timeout).decode().startswith(SOON) == (timeout_ns(timeout) < S)
+    # Any other is told of by how long the call lasted.
+    assert timedelta(seconds=1) - SHORT == CLOCKS_APART
 
 
 INSTANTS = st.integers(0, 2**62)
