@@ -6,7 +6,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from authz.hub.arrival import FIRST_BUCKET
+from authz.hub.columns import FIRST_BUCKET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

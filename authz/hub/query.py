@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from authz.hub.arrival import DURATIONS, STATUSES
+from authz.hub.columns import DURATIONS, STATUSES
 from authz.hub.latency import quantile_ms
 from authz.hub.store.spans import finest_step_s
 from authz.hub.store.store import HOURS, STEP_S

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from authz.hub.access import Access
-from authz.hub.arrival import COLUMNS, Arrival, ArrivalReader
+from authz.hub.arrival import Arrival, ArrivalReader
+from authz.hub.columns import COLUMNS
 from authz.hub.errors import ArrivalError, HubError, ParameterError
 from authz.hub.intake import unpacked_batch
 from authz.hub.kept_record import packed, unpacked
@@ -92,6 +93,115 @@ class TestABatch:
     @given(text=st.dictionaries(st.text(max_size=20), st.text(max_size=200)))
     def test_has_records_that_are_unpacked_as_they_were_packed(self, text: dict[str, str]) -> None:
         assert unpacked(packed(json.dumps(text).encode())) == text
+
+
+def written(whole: Any) -> bytes:
+    """Write a batch as sidecars do: no spaces, and its flows last."""
+    parts = dict(whole)
+    parts["records"], parts["flows"] = parts.pop("records"), parts.pop("flows")
+    return json.dumps(parts, separators=(",", ":")).encode("ascii")
+
+
+WRITTEN = written(
+    batch(
+        3,
+        [
+            flow(statuses={"200": 5, "503": 2}, count=7),
+            flow(None, route=None, reason="closed", decision="deny", statuses={}, duration_us_log2=[], unreached=1),
+            flow(caller={**flow()["caller"], "service": 'quotes "},{"time":"'}, shadow=WHOLE["flows"][1]["shadow"]),
+        ],
+        [record(7, path='/],"flows":[')],
+    )
+)
+PIECES = [
+    b'"',
+    b",",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"0",
+    b"-",
+    b"1e3",
+    b" ",
+    b"\\",
+    b'],"flows":[',
+    b'},{"time":"',
+    b'"cut":0,',
+    b"null",
+]
+
+
+def read_as_any_json(content: bytes) -> Arrival:
+    """Read a batch in the way that needs no form."""
+    return ArrivalReader()._arrival(json.loads(content))
+
+
+class TestABatchInTheFormOfSidecars:
+    """It is read in another way, and never as something else than the JSON that it is."""
+
+    def test_is_read_as_the_json_that_it_is(self) -> None:
+        found = ArrivalReader()._of_usual_form(WRITTEN)
+        assert found == read_as_any_json(WRITTEN)
+
+    @given(
+        at=st.integers(0, len(WRITTEN)),
+        length=st.integers(0, 12),
+        piece=st.sampled_from(PIECES) | st.binary(max_size=4) | st.text("0123456789", max_size=15).map(str.encode),
+    )
+    def test_with_any_bytes_altered_is_read_as_that_json_or_refused(self, at: int, length: int, piece: bytes) -> None:
+        reader = ArrivalReader()
+        reader.read(WRITTEN)  # what was known before lets nothing pass
+        content = WRITTEN[:at] + piece + WRITTEN[at + length :]
+        try:
+            found = reader.read(content)
+        except ArrivalError:
+            return
+        assert found == read_as_any_json(content)
+
+    @given(begin=st.integers(0, len(WRITTEN)), length=st.integers(0, 2000), to=st.integers(0, len(WRITTEN)))
+    def test_with_a_part_of_it_elsewhere_is_read_as_that_json_or_refused(
+        self, begin: int, length: int, to: int
+    ) -> None:
+        reader = ArrivalReader()
+        reader.read(WRITTEN)
+        content = WRITTEN[:to] + WRITTEN[begin : begin + length] + WRITTEN[to:]
+        try:
+            found = reader.read(content)
+        except ArrivalError:
+            return
+        assert found == read_as_any_json(content)
+
+    @given(path=st.sampled_from(PATHS), value=ANY)
+    def test_with_any_one_value_altered_is_read_as_that_json_or_refused(
+        self, path: tuple[Any, ...], value: Any
+    ) -> None:
+        reader = ArrivalReader()
+        reader.read(written(WHOLE))
+        content = written(json.loads(altered(path, value)))
+        try:
+            found = reader.read(content)
+        except ArrivalError:
+            return
+        assert found == read_as_any_json(content)
+
+    @given(
+        flows=st.lists(st.tuples(st.integers(0, 10**16), st.dictionaries(st.integers(0, 1200), st.integers(0, 10**16))))
+    )
+    def test_with_any_numbers_is_read_as_that_json_or_refused(self, flows: list[tuple[int, dict[int, int]]]) -> None:
+        content = written(
+            batch(
+                3,
+                [flow(count=count, statuses={str(key): value for key, value in each.items()}) for count, each in flows],
+            )
+        )
+        try:
+            found = ArrivalReader().read(content)
+        except ArrivalError:
+            with pytest.raises((ArrivalError, RecordError)):
+                read_as_any_json(content)
+            return
+        assert found == read_as_any_json(content)
 
 
 class TestAParameter:

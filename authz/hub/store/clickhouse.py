@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
-from authz.hub.arrival import COLUMNS
+from authz.hub.columns import COLUMNS
 from authz.hub.errors import StoreError
 from authz.hub.store.spans import cut
 from authz.hub.store.store import (

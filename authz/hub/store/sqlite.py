@@ -14,9 +14,10 @@ import sqlite3
 import threading
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from authz.hub.arrival import COLUMNS
+from authz.hub.columns import COLUMNS
 from authz.hub.errors import StoreError
 from authz.hub.store.spans import cut, first_kept
 from authz.hub.store.store import (
@@ -44,18 +45,25 @@ if TYPE_CHECKING:
 #: what this program writes; a file of a later one is not opened
 VERSION: Final = 1
 _FILE: Final = "hub.sqlite"
-#: rows that are moved in one transaction: intake waits for it, some tenths of a second
+#: rows that are moved in one transaction: intake waits for it, a tenth of a second or a few
 _MOVED_AT_ONCE: Final = 50_000
 _FORGOTTEN_AT_ONCE: Final = 20_000
 _BUSY_S: Final = 60.0
 #: of pages that are kept in memory, by each connection; negative: KiB (sqlite.org/pragma.html#pragma_cache_size)
 _CACHE_KIB: Final = -64 * 1024
+#: Pages (4 KiB) of the log that are written back at once: pages that changed often are then written once. The log
+#: grows to some 64 MiB. (sqlite.org/wal.html, "Avoiding Excessively Large WAL Files")
+_CHECKPOINT_PAGES: Final = 16_000
+#: Rows that one statement adds: SQLite does not hold Python's lock while it runs, and gets it back seldom. A statement
+#: has at most 32,766 values (sqlite.org/limits.html).
+_ROWS_AT_ONCE: Final = (512, 64, 8, 1)
+#: series of which it is known that they are stored, 8 bytes and what a set needs for each
+_MOST_STORED: Final = 500_000
 _TAIL: Final = "tail"
 _DAY_MS: Final = 86_400_000
 
 _COUNTS: Final = ", ".join(f"{column} INTEGER NOT NULL" for column in COLUMNS)
 _NAMES: Final = ", ".join(COLUMNS)
-_SUMS: Final = ", ".join(f"SUM({column})" for column in COLUMNS)
 _ADDED: Final = ", ".join(f"{column} = {column} + excluded.{column}" for column in COLUMNS)
 
 _SCHEMA: Final = (
@@ -96,14 +104,13 @@ _SCHEMA: Final = (
 )
 
 
-def _insert(table: str, columns: Sequence[str], or_else: str = "") -> str:
-    places = ", ".join("?" * len(columns))
-    return f"INSERT {or_else} INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608 names of this program
+def _insert(table: str, columns: Sequence[str], or_else: str = "", rows: int = 1) -> str:
+    places = ", ".join([f"({', '.join('?' * len(columns))})"] * rows)
+    return f"INSERT {or_else} INTO {table} ({', '.join(columns)}) VALUES {places}"  # noqa: S608 names of this program
 
 
-_ADD_FLOWS: Final = _insert(_TAIL, ("time", "series", *COLUMNS))
+_FLOW_COLUMNS: Final = ("time", "series", *COLUMNS)
 _ADD_SERIES: Final = _insert("series", SERIES_COLUMNS, "OR IGNORE")
-_ADD_RECORDS: Final = _insert("records", RECORD_COLUMNS)
 _ADD_BATCH: Final = _insert("batches", ("sidecar", "boot", "sequence", "received_ms"), "OR IGNORE")
 # A batch that was sent earlier and comes later says nothing of how the sidecar is.
 _ADD_SIDECAR: Final = (
@@ -132,11 +139,13 @@ class SqliteStore:
         self._readers = threading.local()
         self._open: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
+        self._stored: set[int] = set()
         try:
             self._writer = self._connected()
             self._writer.execute("PRAGMA journal_mode = WAL")
             # INVARIANT (durable): the log is synced before a commit returns.
             self._writer.execute("PRAGMA synchronous = FULL")
+            self._writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             self._make(progress)
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
@@ -178,9 +187,21 @@ class SqliteStore:
         """Add batches for good, all of them in one transaction."""
         try:
             with self._transaction() as connection:
-                return [_added(connection, batch, received_ms) for batch in batches]
+                taken = [_is_new(connection, batch, received_ms) for batch in batches]
+                new = [batch for batch, is_new in zip(batches, taken, strict=True) if is_new]
+                for batch in new:
+                    _add_sidecar(connection, batch, received_ms)
+                series = {key: each for batch in new for key, each in batch.series.items() if key not in self._stored}
+                connection.executemany(_ADD_SERIES, [_values(each) for each in series.values()])
+                _add_rows(connection, _TAIL, _FLOW_COLUMNS, [row for batch in new for row in batch.rows])
+                records = [_values(each) for batch in new for each in batch.records]
+                _add_rows(connection, "records", RECORD_COLUMNS, records)
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
+        if len(self._stored) > _MOST_STORED:
+            self._stored.clear()
+        self._stored.update(series)
+        return taken
 
     def rows(self, question: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Answer a question, on a connection of the thread's own."""
@@ -223,10 +244,10 @@ class SqliteStore:
             return False
         connection.execute(_SEEN, {"last": last})
         for table, step in STEP_S.items():
+            # Row by row: to sort and group them first costs twice as much, even where three of them become one.
             connection.execute(
                 f"""INSERT INTO {table} (time, series, {_NAMES})
-                    SELECT time - time % {step}, series, {_SUMS} FROM tail WHERE n <= :last AND time >= :first
-                    GROUP BY 1, 2 ORDER BY 1, 2
+                    SELECT time - time % {step}, series, {_NAMES} FROM tail WHERE n <= :last AND time >= :first
                     ON CONFLICT (time, series) DO UPDATE SET {_ADDED}""",  # noqa: S608 names of this program
                 {"last": last, "first": first_kept(table, now_s, self._retention)},
             )
@@ -267,13 +288,23 @@ class SqliteStore:
             self._open.clear()
 
 
-def _added(connection: sqlite3.Connection, batch: Arrival, received_ms: int) -> bool:
-    new = connection.execute(_ADD_BATCH, (batch.sidecar, batch.boot, batch.sequence, received_ms)).rowcount == 1
-    if not new:
-        return False
-    connection.executemany(_ADD_SERIES, [_values(each) for each in batch.series.values()])
-    connection.executemany(_ADD_FLOWS, batch.rows)
-    connection.executemany(_ADD_RECORDS, [_values(each) for each in batch.records])
+def _is_new(connection: sqlite3.Connection, batch: Arrival, received_ms: int) -> bool:
+    key = batch.sidecar, batch.boot, batch.sequence, received_ms
+    return connection.execute(_ADD_BATCH, key).rowcount == 1
+
+
+def _add_rows(
+    connection: sqlite3.Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    begin = 0
+    for count in _ROWS_AT_ONCE:
+        statement = _insert(table, columns, rows=count)
+        while len(rows) - begin >= count:
+            connection.execute(statement, list(chain.from_iterable(rows[begin : begin + count])))
+            begin += count
+
+
+def _add_sidecar(connection: sqlite3.Connection, batch: Arrival, received_ms: int) -> None:
     status = batch.status
     connection.execute(
         _ADD_SIDECAR,
@@ -296,7 +327,6 @@ def _added(connection: sqlite3.Connection, batch: Arrival, received_ms: int) -> 
     )
     told = batch.revisions if status.revision is None else batch.revisions | {status.revision}
     connection.executemany(_ADD_REVISION, [(each, batch.sidecar, batch.sent_ms, batch.sent_ms) for each in told])
-    return True
 
 
 def _values(value: Series | KeptRecord) -> tuple[Any, ...]:

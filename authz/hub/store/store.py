@@ -4,7 +4,7 @@
     revisions  which revision a sidecar has decided by, first and last
     series     what flows of a kind have in common (:class:`authz.hub.series.Series`), `first_s` and `last_s` when there
                were calls of it that an edge counts (null: never)
-    seconds    flows: time (10 s), series, and the columns of :data:`authz.hub.arrival.COLUMNS`
+    seconds    flows: time (10 s), series, and the columns of :data:`authz.hub.columns.COLUMNS`
     minutes    the same, added up by the minute
     hours      the same, by the hour
     records    decision records that are kept in full
