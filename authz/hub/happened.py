@@ -26,11 +26,11 @@ class Happened:
         self._edges = set(edges)
         self._revisions = dict(revisions)
 
-    def events(self, arrivals: Sequence[Arrival]) -> Iterator[Event]:
-        """Give what is new in batches that were stored."""
+    def events(self, arrivals: Sequence[Arrival], *, listened: bool = True) -> Iterator[Event]:
+        """Give what is new in batches that were stored; without denials where nobody has `listened`."""
         for arrival in arrivals:
             yield from self._new_edges(arrival)
-            denied = [each for each in arrival.records if each.decision == "deny"]
+            denied = [each for each in arrival.records if each.decision == "deny"] if listened else []
             for each in denied[:MAX_DENIALS]:
                 record = unpacked(each.body)
                 yield Event(kind="deny", data={**record})

@@ -13,6 +13,7 @@ import ipaddress
 import logging
 import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,10 +52,13 @@ _BACKLOG: Final = 512
 _LOOK_AT_WINDOWS_S: Final = 0.5
 #: three names of 2,048 characters, each of them encoded as twelve, and what is around them
 MAX_LINE_BYTES: Final = 128 * 1024
+#: for how long a thread that reads batches keeps another from answering a request (Python's own choice: 5 ms)
+_SWITCH_S: Final = 0.0005
 
 
 def run(settings: HubSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises HubError where it cannot be started."""
+    sys.setswitchinterval(_SWITCH_S)
     asyncio.run(_serve(settings))
 
 
@@ -76,7 +80,7 @@ async def _serve(settings: HubSettings) -> None:
         happened = Happened(*_seen_before(store))
 
         def taken(arrivals: Sequence[Arrival]) -> None:
-            told = list(happened.events(arrivals))
+            told = list(happened.events(arrivals, listened=len(events) > 0))
             if told:
                 loop.call_soon_threadsafe(events.tell, iter(told))
 

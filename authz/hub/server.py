@@ -24,7 +24,6 @@ from aiohttp import hdrs, web
 from authz.errors import AuthzError
 from authz.hub.access import ANYBODY, Access, Asker, refusal_line
 from authz.hub.errors import ArrivalError, NotItsOwnError, ParameterError, StoreError, UnknownError
-from authz.hub.intake import unpacked_batch
 from authz.hub.openapi import API, openapi_document
 from authz.hub.operation import Role
 from authz.hub.operations import OPERATIONS, STREAM
@@ -256,9 +255,7 @@ class HubServer:
         try:
             content = await request.read()
             encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").lower()
-            if encoding:
-                content = await asyncio.to_thread(unpacked_batch, content, encoding)
-            stored = await self._intake.take(content, self._service_of(request[_ASKER]))
+            stored = await self._intake.take(content, encoding, self._service_of(request[_ASKER]))
         except web.HTTPRequestEntityTooLarge:
             return _fault(413, f"a batch has at most {MAX_BATCH_BYTES} bytes", None)
         except NotItsOwnError as error:
