@@ -52,8 +52,8 @@ _BUSY_S: Final = 60.0
 #: of pages that are kept in memory, by each connection; negative: KiB (sqlite.org/pragma.html#pragma_cache_size)
 _CACHE_KIB: Final = -64 * 1024
 #: Pages (4 KiB) of the log that are written back at once: pages that changed often are then written once. The log
-#: grows to some 64 MiB. (sqlite.org/wal.html, "Avoiding Excessively Large WAL Files")
-_CHECKPOINT_PAGES: Final = 16_000
+#: grows to some 20 MiB. (sqlite.org/wal.html, "Avoiding Excessively Large WAL Files")
+_CHECKPOINT_PAGES: Final = 4000
 #: Rows that one statement adds: SQLite does not hold Python's lock while it runs, and gets it back seldom. A statement
 #: has at most 32,766 values (sqlite.org/limits.html).
 _ROWS_AT_ONCE: Final = (512, 64, 8, 1)

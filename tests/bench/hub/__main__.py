@@ -1,43 +1,48 @@
-"""How fast a hub's store takes and answers, by how much is in it: `make bench-hub`.
+"""How fast a hub takes and answers, by how much is in it: `make bench-hub`.
 
-A store is filled with the same made-up traffic, then asked while more is added. Times are of the store's own process:
-what `GET /edges`, `/edges/{from}/{to}/history` and `/calls` do between reading their parameters and writing their JSON.
-`work` is the time of a processor: on a machine that has other things to do it says more than the clock.
+A real `authz hub` is sent everything through its intake, packed, as sidecars send it, and 64 of them at once; the rate
+is that of acknowledged flow rows, from the first request to the last answer, on cores that the sender uses too. The
+batches are made before and lie in files. Then it is asked over HTTP, one question after the other, while 1,000 flow
+rows a second go on coming. Nothing is put into the store in any other way.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import itertools
 import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
-from authz.hub.answering import Answering
-from authz.hub.arrival import ArrivalReader
-from authz.hub.intake import IntakeCounts
-from authz.hub.known_policies import KnownPolicies
-from authz.hub.operations import OPERATIONS
-from authz.hub.store.sqlite import SqliteStore
-from authz.hub.store.store import Retention
-from tests.bench.hub.traffic import Traffic
+import aiohttp
+
+from authz.records.batch import PATH
+from tests.bench.hub.prepared import Prepared, Recipe, packed, prepare, prepared
+from tests.support.hub_process import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from authz.hub.store.store import Store
+    from tests.bench.hub.traffic import Traffic
 
-_OPERATIONS = {each.name: each for each in OPERATIONS}
-#: batches that are added in one transaction while a store is filled
-_AT_ONCE = 32
-_ASKED, _ASKED_AT_LEAST, _ASKED_S = 60, 20, 20.0
+_SENDERS = 64
+_ASKED, _ASKED_AT_LEAST, _ASKED_S = 60, 20, 8.0
 #: flow rows that are added while it is asked: five a second from each of 200 services
 INGEST_A_SECOND = 1000
+#: the hub answers 50 questions a second of one asker
+_BETWEEN_S = 0.021
+_PROGRESS_S = 5.0
+_OK = 200
+#: the fields of /proc/PID/stat that count the time of a processor (proc(5)), behind the name
+_UTIME, _STIME = 11, 12
 
 
 def main() -> None:
@@ -49,159 +54,171 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the stores are made; default: a temporary folder")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    for kind in given.store:
-        for decisions in given.decisions:
-            with tempfile.TemporaryDirectory(dir=given.folder, prefix="bench-hub-") as folder:
-                measure(kind, decisions, given.services, given.days, Path(folder))
+    for decisions in given.decisions:
+        with tempfile.TemporaryDirectory(dir=given.folder, prefix="bench-hub-") as folder:
+            until_s = int(time.time())
+            recipe = Recipe(services=given.services, decisions=decisions, days=given.days, until_s=until_s)
+            began = time.perf_counter()
+            files = prepare(Path(folder), recipe, progress)
+            more = list(packed(Recipe(services=given.services, decisions=50_000, days=1 / 24, until_s=until_s, seed=9)))
+            print(f"\n{decisions:,} decisions of {given.services} services over {given.days:g} days")
+            print(f"  batches made beforehand in {time.perf_counter() - began:.0f} s", flush=True)
+            for kind in given.store:
+                store = Path(folder) / kind
+                store.mkdir()
+                asyncio.run(measure(kind, decisions, recipe.traffic(), files, more, store))
 
 
-def opened(kind: str, folder: Path) -> Store:
-    if kind == "sqlite":
-        return SqliteStore(folder, Retention(), lambda _: None)
-    from authz.hub.store.clickhouse import ClickHouseStore  # noqa: PLC0415 its engine is there in `make bench-hub` only
-
-    return ClickHouseStore(f"chdb://{folder}/clickhouse", Retention(), lambda _: None)
+def progress(text: str) -> None:
+    """Show how far it is, on a line of its own that the next one replaces where somebody looks."""
+    print(text, file=sys.stderr, end="\r" if sys.stderr.isatty() else "\n", flush=True)
 
 
-def measure(kind: str, decisions: int, services: int, days: float, folder: Path) -> None:
-    """Fill a store, and ask it; prints what came of it."""
-    store = opened(kind, folder)
-    now_s = int(time.time())
-    traffic = Traffic(services=services, decisions=decisions, days=days, until_s=now_s)
-    filled = fill(store, traffic, now_s)
-    while store.tidy(now_s):
-        pass
-    size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
-    print(
-        f"\n{kind}, {decisions:,} decisions of {services} services over {days:g} days:"
-        f" {filled['flows']:,.0f} flows, {filled['records']:,.0f} records\n"
-        f"  taken  {filled['flows'] / filled['read_s']:>10,.0f} flow rows/s read and checked\n"
-        f"         {filled['flows'] / filled['add_s']:>10,.0f} flow rows/s added for good and added up\n"
-        f"         {filled['flows'] / (filled['read_s'] + filled['add_s']):>10,.0f} flow rows/s, one after the other\n"
-        f"  work   {filled['read_cpu_s'] / filled['flows'] * 1e6:>10,.1f} us of a processor a flow row to read it,"
-        f" {filled['add_cpu_s'] / filled['flows'] * 1e6:,.1f} us to add it\n"
-        f"  disk   {size / decisions * 1e6 / 1024 / 1024:>10,.1f} MiB per million calls",
-        flush=True,
-    )
-    more = Traffic(services=services, decisions=50_000, days=1 / 24, until_s=now_s, seed=9)
-    stop = threading.Event()
-    ingest = threading.Thread(target=_go_on, args=(store, more, stop))
-    ingest.start()
-    try:
-        for name, (question, query) in questions(traffic).items():
-            found = asked(store, folder, question, query)
-            times, work = sorted(each[0] for each in found), sorted(each[1] for each in found)
+async def measure(
+    kind: str, decisions: int, traffic: Traffic, files: list[Path], more: list[Prepared], folder: Path
+) -> None:
+    """Fill a hub, and ask it; prints what came of it."""
+    arguments = ("--store", f"chdb://{folder}/clickhouse") if kind == "clickhouse" else ()
+    with Hub(*arguments, folder=folder) as hub:
+        assert hub.process is not None
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            flows, records, took_s, cpu_s = await filled(hub, hub.process.pid, session, files)
+            size, log = _size(folder, "*"), _size(folder, "*-wal")
+            store_bytes = hub.answer("/status")["store"]["size_bytes"]
             print(
-                f"  {name:<42} p50 {statistics.median(times) * 1000:7.1f} ms"
-                f"   p95 {times[int(len(times) * 0.95)] * 1000:7.1f} ms"
-                f"   work p50 {statistics.median(work) * 1000:7.1f} ms"
-                f"   p95 {work[int(len(work) * 0.95)] * 1000:7.1f} ms",
+                f"{kind}, {decisions:,} decisions: {flows:,} flow rows and {records:,} records in {took_s:.0f} s\n"
+                f"  ingest     {flows / took_s:>10,.0f} flow rows/s acknowledged"
+                f" ({cpu_s / flows * 1e6:.1f} us of a processor a row in the hub)\n"
+                f"  disk       {store_bytes / decisions * 1e6 / 2**20:>10,.1f} MiB per million calls"
+                f" ({(size - log) / 2**20:,.0f} MiB of files, and a log of {log / 2**20:,.0f} MiB whatever is kept)\n"
+                f"  memory     {_memory(hub.process.pid, 'VmRSS'):>10,.0f} MiB, at most"
+                f" {_memory(hub.process.pid, 'VmHWM'):,.0f} MiB",
                 flush=True,
             )
-    finally:
-        stop.set()
-        ingest.join()
-        store.close()
+            ingest = asyncio.create_task(_go_on(hub, session, more))
+            try:
+                for name, urls in questions(traffic).items():
+                    times = sorted(await asked(hub, session, urls))
+                    print(
+                        f"  {name:<42} p50 {statistics.median(times) * 1000:7.1f} ms"
+                        f"   p95 {times[int(len(times) * 0.95)] * 1000:7.1f} ms   ({len(times)} times)",
+                        flush=True,
+                    )
+            finally:
+                ingest.cancel()
+                await asyncio.gather(ingest, return_exceptions=True)
 
 
-def fill(store: Store, traffic: Traffic, now_s: int) -> dict[str, float]:
-    """Add everything as intake does; give what it was and how long its parts took."""
-    reader = ArrivalReader()
-    told = dict.fromkeys(("flows", "records", "read_s", "add_s", "read_cpu_s", "add_cpu_s"), 0.0)
-    untidy = 0
-    for batches in _groups(traffic.batches()):
-        contents = [json.dumps(each).encode() for each in batches]
-        began, began_cpu = time.perf_counter(), time.thread_time()
-        arrivals = [reader.read(content) for content in contents]
-        read, read_cpu = time.perf_counter(), time.thread_time()
-        store.add(arrivals, now_s * 1000)
-        untidy += sum(len(each.rows) for each in arrivals)
-        if untidy >= 50_000:
-            while store.tidy(now_s):
-                pass
-            untidy = 0
-        told["add_s"] += time.perf_counter() - read
-        told["read_s"] += read - began
-        told["add_cpu_s"] += time.thread_time() - read_cpu
-        told["read_cpu_s"] += read_cpu - began_cpu
-        told["flows"] += sum(len(each.rows) for each in arrivals)
-        told["records"] += sum(len(each.records) for each in arrivals)
-    return told
+async def filled(
+    hub: Hub, pid: int, session: aiohttp.ClientSession, files: list[Path]
+) -> tuple[int, int, float, float]:
+    """Send everything; give flows, records, how long it took, and how much of a processor the hub used (s)."""
+    batches = prepared(files)
+    size = sum(each.stat().st_size for each in files)
+    flows = records = sent = 0
+    began = said = time.perf_counter()
+    began_cpu = _cpu_s(pid)
+
+    async def send_all() -> None:
+        nonlocal flows, records, sent, said
+        for each in batches:
+            await send(hub, session, each.content)
+            flows += each.flows
+            records += each.records
+            sent += len(each.content)
+            if time.perf_counter() - said > _PROGRESS_S:
+                said = time.perf_counter()
+                progress(f"  sending  {sent * 100 // size:3} %, {flows / (said - began):,.0f} flow rows/s")
+
+    await asyncio.gather(*(send_all() for _ in range(_SENDERS)))
+    return flows, records, time.perf_counter() - began, _cpu_s(pid) - began_cpu
 
 
-def _groups(batches: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
-    for each in batches:
-        group.append(each)
-        if len(group) == _AT_ONCE:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _go_on(store: Store, traffic: Traffic, stop: threading.Event) -> None:
-    """Add flows, as many a second as a busy mesh of that size would have, until it is told to stop."""
-    reader = ArrivalReader()
-    while not stop.is_set():
-        for number, each in enumerate(traffic.batches()):
-            each["boot"] = f"{time.time_ns():016x}"
-            arrival = reader.read(json.dumps(each).encode())
-            store.add([arrival], time.time_ns() // 1_000_000)
-            if number % 20 == 0:
-                while store.tidy(int(time.time())) and not stop.is_set():
-                    pass
-            if stop.wait(len(arrival.rows) / INGEST_A_SECOND):
+async def send(hub: Hub, session: aiohttp.ClientSession, content: bytes) -> None:
+    """Send one batch until it is taken, as a sidecar does."""
+    while True:
+        async with session.post(f"{hub.url}{PATH}", data=content, headers={"content-encoding": "gzip"}) as answer:
+            if answer.status == _OK:
                 return
+            if answer.status != 503:
+                raise SystemExit(f"{answer.status}: {await answer.text()}")
+        await asyncio.sleep(0.1)
 
 
-def questions(traffic: Traffic) -> dict[str, tuple[str, Callable[[int], tuple[dict[str, str], list[tuple[str, str]]]]]]:
+async def _go_on(hub: Hub, session: aiohttp.ClientSession, more: list[Prepared]) -> None:
+    """Go on sending flows of the last hour, as many a second as a busy mesh of that size would have."""
+    began, sent = time.perf_counter(), 0
+    for each in itertools.chain(more, _again(more)):
+        await asyncio.sleep(max(0.0, sent / INGEST_A_SECOND - (time.perf_counter() - began)))
+        await send(hub, session, each.content)
+        sent += each.flows
+
+
+def _again(more: list[Prepared]) -> Iterator[Prepared]:
+    """Give the same flows as another boot would send them: added to those that are there."""
+    import gzip  # noqa: PLC0415 seldom
+
+    for number in itertools.count(1):
+        for each in more:
+            batch = json.loads(gzip.decompress(each.content))
+            batch["boot"] = f"{number + 1000:016x}"
+            yield each._replace(content=gzip.compress(json.dumps(batch, separators=(",", ":")).encode("ascii"), 1))
+
+
+def questions(traffic: Traffic) -> dict[str, Callable[[int], str]]:
     """Give what is asked: each time something else, so that nothing is found where it was left."""
     edges = [(each.source, each.target) for each in traffic.edges]
 
-    def of_edge(number: int) -> dict[str, str]:
-        source, target = edges[number * 37 % len(edges)]
-        return {"from": source, "to": target}
+    def of_edge(number: int) -> tuple[str, str]:
+        return edges[number * 37 % len(edges)]
+
+    def edge(number: int, rest: str, **query: str) -> str:
+        source, target = of_edge(number)
+        return f"/edges/{quote(source, safe='')}/{quote(target, safe='')}{rest}?{urlencode(query)}"
 
     return {
-        "map of an hour": ("edges", lambda number: ({}, [("since", f"{2 + number}h"), ("until", f"{1 + number}h")])),
-        "map of the last hour": ("edges", lambda _: ({}, [("since", "1h")])),
-        "map of 30 days": ("edges", lambda _: ({}, [("since", "30d")])),
-        "history of an edge over 30 days": ("history", lambda number: (of_edge(number), [("since", "30d")])),
-        "an edge with its routes over 30 days": ("edge", lambda number: (of_edge(number), [("since", "30d")])),
-        "first page of calls": ("calls", lambda _: ({}, [])),
-        "first page of denied calls": ("calls", lambda _: ({}, [("decision", "deny")])),
-        "first page of calls to one service": (
-            "calls",
-            lambda number: ({}, [("decision", "deny"), ("to", of_edge(number)["to"])]),
-        ),
-        "first page of one reason from one caller": (
-            "calls",
-            lambda number: ({}, [("reason", "closed"), ("from", of_edge(number)["from"])]),
-        ),
+        "map of an hour": lambda number: f"/edges?since={2 + number}h&until={1 + number}h",
+        "map of the last hour": lambda _: "/edges?since=1h",
+        "map of 30 days": lambda _: "/edges?since=30d",
+        "history of an edge over 30 days": lambda number: edge(number, "/history", since="30d"),
+        "an edge with its routes over 30 days": lambda number: edge(number, "", since="30d"),
+        "first page of calls": lambda _: "/calls",
+        "first page of denied calls": lambda _: "/calls?decision=deny",
+        "first page of calls to one service": lambda number: "/calls?decision=deny&to=" + of_edge(number)[1],
+        "first page of one reason from one caller": lambda number: "/calls?reason=closed&from=" + of_edge(number)[0],
     }
 
 
-def asked(
-    store: Store,
-    folder: Path,
-    operation: str,
-    query: Callable[[int], tuple[dict[str, str], list[tuple[str, str]]]],
-) -> list[tuple[float, float]]:
-    """Ask one question many times; give how long each answer took, and how much of a processor (s)."""
-    answering = Answering(store, KnownPolicies(folder=None, kept=folder), IntakeCounts())
-    times = []
+async def asked(hub: Hub, session: aiohttp.ClientSession, url_of: Callable[[int], str]) -> list[float]:
+    """Ask one question many times; give how long each answer took (s)."""
+    times: list[float] = []
     until_s = time.perf_counter() + _ASKED_S
-    for number in range(_ASKED):
-        if len(times) >= _ASKED_AT_LEAST and time.perf_counter() > until_s:
-            break
-        path, parameters = query(number)
-        now_ns = time.time_ns()
-        values = _OPERATIONS[operation].values(path, parameters, now_ns)
-        began, began_cpu = time.perf_counter(), time.thread_time()
-        json.dumps(answering.answer(operation, values, now_ns), separators=(",", ":")).encode("ascii")
-        times.append((time.perf_counter() - began, time.thread_time() - began_cpu))
+    number = 0
+    while len(times) < _ASKED and (len(times) < _ASKED_AT_LEAST or time.perf_counter() < until_s):
+        began = time.perf_counter()
+        async with session.get(f"{hub.url}/api/v1{url_of(number)}") as answer:
+            await answer.read()
+            if answer.status == _OK:
+                times.append(time.perf_counter() - began)
+                number += 1
+            elif answer.status != 429:
+                raise SystemExit(f"{url_of(number)}: {answer.status}: {await answer.text()}")
+        await asyncio.sleep(_BETWEEN_S)
     return times
+
+
+def _size(folder: Path, pattern: str) -> int:
+    return sum(each.stat().st_size for each in folder.rglob(pattern) if each.is_file())
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(pid: int, name: str) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) / 1024
 
 
 if __name__ == "__main__":

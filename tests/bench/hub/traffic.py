@@ -33,8 +33,8 @@ _DENIALS = (
 _TLS = {"version": "TLSv1_3", "cipher": "TLS_AES_128_GCM_SHA256", "peer_serial": None}
 _NO_TLS = {"version": None, "cipher": None, "peer_serial": None}
 _HOURS_A_DAY = 24
-#: of one batch: as few batches as a mesh of that size would send in more of the time
-BATCH_HOURS = 6
+#: flows of one batch: what a sidecar with 250 flow rows a second has in two seconds
+BATCH_FLOWS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Edge:
 
 @dataclass(slots=True, kw_only=True)
 class Traffic:
-    """What `decisions` of `services` over `days` look like, ending at `until_s`."""
+    """What `decisions` of `services` over `days` look like, ending at `until_s`; another `part` has other calls."""
 
     services: int
     decisions: int
@@ -60,6 +60,7 @@ class Traffic:
     until_s: int
     edges_a_service: int = 10
     seed: int = 8
+    part: int = 0
     rng: random.Random = field(init=False)
     edges: list[Edge] = field(init=False)
 
@@ -99,10 +100,13 @@ class Traffic:
     def batches(self) -> Iterator[dict[str, Any]]:
         """Give the batches of all sidecars, the oldest first, some hours of each sidecar at once."""
         rng = self.rng
+        if self.part:
+            rng.seed(f"{self.seed}/{self.part}")
         weights = list(accumulate(1.0 / (rank + 3) for rank in range(len(self.edges))))
         order = self.edges[:]
-        rng.shuffle(order)
+        random.Random(self.seed).shuffle(order)  # noqa: S311 the same for every part
         hours = max(1, round(self.days * _HOURS_A_DAY))
+        batch_hours = max(1, BATCH_FLOWS * self.services * hours // max(1, self.decisions))
         shares = [1.0 + 0.8 * sin(2 * pi * (hour % 24) / 24) for hour in range(hours)]
         total = sum(shares)
         sequences: defaultdict[str, int] = defaultdict(int)
@@ -118,7 +122,7 @@ class Traffic:
                 edge = order[bisect(weights, rng.random() * weights[-1])]
                 at_s = begin + hour * 3600 + rng.randrange(3600)
                 by_sidecar[edge.source if edge.target_party else edge.target].append((edge, at_s))
-            if (hour + 1) % BATCH_HOURS and hour < hours - 1:
+            if (hour + 1) % batch_hours and hour < hours - 1:
                 continue
             for sidecar in sorted(by_sidecar):
                 sequences[sidecar] += 1
@@ -147,12 +151,10 @@ class Traffic:
                 records.append(self._record(flow, at_s, duration_us, received, sent))
         return {
             "sidecar": sidecar,
-            "boot": "0123456789abcdef",
+            "boot": f"{self.part:016x}",
             "sequence": sequence,
             "service": sidecar,
             "sent": rfc3339_from_ns(sent_s * NS_PER_S),
-            "records": records,
-            "flows": list(flows.values()),
             "status": {
                 "revision": revision,
                 "svid_expires": rfc3339_from_ns((sent_s + 3600) * NS_PER_S),
@@ -164,6 +166,8 @@ class Traffic:
                 "ready": True,
             },
             "catalog": None,
+            "records": records,
+            "flows": list(flows.values()),
         }
 
     def _record(self, flow: dict[str, Any], at_s: int, duration_us: float, received: int, sent: int) -> dict[str, Any]:
