@@ -25,19 +25,24 @@ if TYPE_CHECKING:
 #: what an edge without TLS, or without a protocol, stands under
 NONE: Final = "none"
 _SUMMED: Final = ("calls", "cut", "unreached", "received", "sent", *STATUSES, *DURATIONS)
-#: what a series adds to an edge: sums, then the latency histogram
-_NUMBERS: Final = ", ".join(
-    (
-        "SUM(f.calls)",
-        "SUM(CASE WHEN s.decision = 'allow' THEN f.calls ELSE 0 END)",
-        "SUM(CASE WHEN s.decision = 'deny' THEN f.calls ELSE 0 END)",
-        "SUM(CASE WHEN s.reason = 'observed' THEN f.calls ELSE 0 END)",
-        "SUM(f.cut)",
-        "SUM(f.unreached)",
-        "SUM(f.received)",
-        "SUM(f.sent)",
-        *(f"SUM(f.{column})" for column in (*STATUSES, *DURATIONS)),
+#: what the map shows of them: each column less is some hundredths of the work, since rows are sorted with all they have
+_SUMMED_ON_MAP: Final = tuple(column for column in _SUMMED if column not in STATUSES)
+#: what a series adds to an edge: sums, on the map without statuses, then the latency histogram
+_NUMBERS, _NUMBERS_ON_MAP = (
+    ", ".join(
+        (
+            "SUM(f.calls)",
+            "SUM(CASE WHEN s.decision = 'allow' THEN f.calls ELSE 0 END)",
+            "SUM(CASE WHEN s.decision = 'deny' THEN f.calls ELSE 0 END)",
+            "SUM(CASE WHEN s.reason = 'observed' THEN f.calls ELSE 0 END)",
+            "SUM(f.cut)",
+            "SUM(f.unreached)",
+            "SUM(f.received)",
+            "SUM(f.sent)",
+            *(f"SUM(f.{column})" for column in columns),
+        )
     )
+    for columns in ((*STATUSES, *DURATIONS), DURATIONS)
 )
 _NUMBERS_COUNT: Final = 8
 #: Rows that an edge counts. A call that runs on into another interval moves bytes there, ends there, is cut there: such
@@ -101,7 +106,7 @@ class Flows:
 
     def edges(self, span: Span, now_s: int, service: str | None) -> dict[tuple[str, str], answers.Edge]:
         """Give the map of a span, by the ends of each edge; only those of one party where it is named."""
-        flows, values = self._flows(span, now_s)
+        flows, values = self._flows(span, now_s, columns=_SUMMED_ON_MAP)
         if not flows:
             return {}
         wanted = ""
@@ -112,7 +117,7 @@ class Flows:
         question = f"""{flows} SELECT s.source, s.target, COUNT(DISTINCT s.method || ' ' || COALESCE(s.route, '')),
             MIN(COALESCE(s.protocol, '{NONE}')), MAX(COALESCE(s.protocol, '{NONE}')),
             MIN(COALESCE(s.tls_version, '{NONE}')), MAX(COALESCE(s.tls_version, '{NONE}')),
-            MIN(COALESCE(s.first_s, f.first_s)), {_LAST}, {_NUMBERS}
+            MIN(COALESCE(s.first_s, f.first_s)), {_LAST}, {_NUMBERS_ON_MAP}
             FROM f JOIN series AS s ON s.id = f.series {wanted} GROUP BY s.source, s.target"""  # noqa: S608
         mixed = False
         for row in self._store.rows(question, values):
@@ -330,7 +335,7 @@ def default_step_s(span: Span) -> int:
 
 def _numbers(first_s: int | None, last_s: int | None, numbers: Sequence[int]) -> answers.Numbers:
     calls, allowed, denied, observed, cut, unreached, received, sent = numbers[:_NUMBERS_COUNT]
-    durations = numbers[_NUMBERS_COUNT + len(STATUSES) :]
+    durations = numbers[-len(DURATIONS) :]
     return {
         "calls": calls,
         "allowed": allowed,
@@ -400,7 +405,7 @@ def _statuses(total: Sequence[int]) -> dict[str, int]:
 
 def _point(start_s: int, numbers: Sequence[int]) -> answers.Point:
     calls, allowed, denied, _, _, _, received, sent = numbers[:_NUMBERS_COUNT]
-    durations = numbers[_NUMBERS_COUNT + len(STATUSES) :]
+    durations = numbers[-len(DURATIONS) :]
     return {
         "time": _time(start_s),
         "calls": calls,
