@@ -144,16 +144,17 @@ class ClickHouseStore:
         return client
 
     def add(self, batches: Sequence[Arrival], received_ms: int) -> list[bool]:
-        """Add batches for good, one after the other."""
+        """Add batches for good: the blocks of each by itself, what may come twice together."""
         try:
             known = self._taken(batches)
-            stored = []
+            stored, new = [], []
             for batch in batches:
                 key = batch.sidecar, batch.boot, batch.sequence
                 stored.append(key not in known)
                 if key not in known:
-                    self._add(batch, received_ms)
+                    new.append(batch)
                     known.add(key)
+            self._add(new, received_ms)
         except (DriverError, OSError, ValueError, TypeError, IndexError) as error:
             raise StoreError(f"{_shown(self._url)}: {_why(error)}") from error
         return stored
@@ -171,31 +172,25 @@ class ClickHouseStore:
         )
         return {(sidecar, boot, sequence) for sidecar, boot, sequence in found.result_rows}
 
-    def _add(self, batch: Arrival, received_ms: int) -> None:
-        token = f"{batch.sidecar}/{batch.boot}/{batch.sequence}"
-        status = batch.status
-        expires_ns = status.svid_expires_ns
-        self._insert("series_rows", SERIES_COLUMNS, [_values(each) for each in batch.series.values()])
-        self._insert(SECONDS, ("time", "series", *COLUMNS), batch.rows, token)
-        numbered = [(_number(token, place), *_values(each)) for place, each in enumerate(batch.records)]
-        self._insert("records", ("n", *RECORD_COLUMNS), numbered, token)
-        sidecar = (
-            batch.sidecar, batch.service, batch.boot, batch.sequence, batch.sent_ms, received_ms, status.revision,
-            None if expires_ns is None else expires_ns // NS_PER_MS, status.spooled, status.lost, status.unjoined,
-            status.dropped, status.failed_handshakes, status.ready,
-        )  # fmt: skip
-        self._insert("sidecar_rows", SIDECAR_COLUMNS, [sidecar])
-        told = batch.revisions if status.revision is None else batch.revisions | {status.revision}
+    def _add(self, batches: Sequence[Arrival], received_ms: int) -> None:
+        series = {key: each for batch in batches for key, each in batch.series.items()}
+        self._insert("series_rows", SERIES_COLUMNS, [_values(each) for each in series.values()])
+        for batch in batches:
+            token = f"{batch.sidecar}/{batch.boot}/{batch.sequence}"
+            self._insert(SECONDS, ("time", "series", *COLUMNS), batch.rows, token)
+            numbered = [(_number(token, place), *_values(each)) for place, each in enumerate(batch.records)]
+            self._insert("records", ("n", *RECORD_COLUMNS), numbered, token)
+        self._insert("sidecar_rows", SIDECAR_COLUMNS, [_sidecar(batch, received_ms) for batch in batches])
         self._insert(
             "revision_rows",
             ("revision", "sidecar", "first_ms", "last_ms"),
-            [(each, batch.sidecar, batch.sent_ms, batch.sent_ms) for each in sorted(told)],
+            [(each, batch.sidecar, batch.sent_ms, batch.sent_ms) for batch in batches for each in _revisions(batch)],
         )
         # INVARIANT (once): nobody is told that it was taken before all of it is there.
         self._insert(
             "batches",
             ("sidecar", "boot", "sequence", "received_ms"),
-            [(batch.sidecar, batch.boot, batch.sequence, received_ms)],
+            [(batch.sidecar, batch.boot, batch.sequence, received_ms) for batch in batches],
         )
 
     def _insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], token: str = "") -> None:
@@ -283,6 +278,20 @@ class ClickHouseStore:
 
 def _values(value: Any) -> tuple[Any, ...]:
     return tuple(getattr(value, field.name) for field in fields(value))
+
+
+def _sidecar(batch: Arrival, received_ms: int) -> tuple[Any, ...]:
+    status, expires_ns = batch.status, batch.status.svid_expires_ns
+    return (
+        batch.sidecar, batch.service, batch.boot, batch.sequence, batch.sent_ms, received_ms, status.revision,
+        None if expires_ns is None else expires_ns // NS_PER_MS, status.spooled, status.lost, status.unjoined,
+        status.dropped, status.failed_handshakes, status.ready,
+    )  # fmt: skip
+
+
+def _revisions(batch: Arrival) -> list[str]:
+    revision = batch.status.revision
+    return sorted(batch.revisions if revision is None else batch.revisions | {revision})
 
 
 def _number(token: str, place: int) -> int:
