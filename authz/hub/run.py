@@ -59,21 +59,24 @@ _SWITCH_S: Final = 0.0005
 def run(settings: HubSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises HubError where it cannot be started."""
     sys.setswitchinterval(_SWITCH_S)
-    asyncio.run(_serve(settings))
-
-
-async def _serve(settings: HubSettings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     with contextlib.ExitStack() as held:
         access = None if settings.access is None else _access(settings.access)
         _require_loopback(settings, access)
         tls = None if settings.identity_directory is None else HubTls(settings.identity_directory)
         _lock(settings.data, held)
+        # A store of an earlier version may take minutes to become one of this: a signal ends that at once, and loses
+        # nothing.
         store = open_store(settings)
         held.callback(store.close)
+        asyncio.run(_serve(settings, access, tls, store))
+
+
+async def _serve(settings: HubSettings, access: Access | None, tls: HubTls | None, store: Store) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with contextlib.ExitStack() as held:
         policies = KnownPolicies(folder=settings.policies, kept=settings.data / "revisions")
         await asyncio.to_thread(policies.load)
         events = Events()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from dataclasses import fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from authz.hub.columns import COLUMNS
 from authz.hub.errors import StoreError
+from authz.hub.store.migration import MIGRATIONS, Migration, Step, StepProgress, steps_from
 from authz.hub.store.spans import cut
 from authz.hub.store.store import (
     HOURS,
@@ -62,6 +64,7 @@ _DAY_S: Final = 86_400
 _SETTINGS: Final = {"prefer_column_name_to_alias": 1, "deduplicate_blocks_in_dependent_materialized_views": 1}
 _VALUE: Final = re.compile(r":([a-z]+[0-9]*)\b")
 
+#: the tables of version 1; what has changed since stands in :data:`authz.hub.store.migration.MIGRATIONS`
 _SCHEMA: Final = (
     f"""CREATE TABLE IF NOT EXISTS batches (sidecar {_WORD}, boot String, sequence Int64, received_ms Int64)
         ENGINE = ReplacingMergeTree ORDER BY (sidecar, boot, sequence) {_DURABLE}""",
@@ -108,12 +111,22 @@ _SCHEMA: Final = (
         handshakes Int64, body String, INDEX by_id decision_id TYPE bloom_filter(0.001) GRANULARITY 1)
         ENGINE = MergeTree ORDER BY (time_ms, n) {_DURABLE}""",
 )
+_FIRST: Final = Migration(what="make the store", sqlite=(), clickhouse=_SCHEMA)
+#: The number of the version: the first program wrote none, and it is 1 where its tables are.
+_VERSIONS: Final = """CREATE TABLE IF NOT EXISTS schema_versions (version Int64, reached_ms Int64)
+    ENGINE = ReplacingMergeTree ORDER BY version SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"""
 
 
 class ClickHouseStore:
     """A store in one database."""
 
-    def __init__(self, url: str, retention: Retention, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        retention: Retention,
+        progress: Callable[[str], None],
+        migrations: Sequence[Migration] = MIGRATIONS,
+    ) -> None:
         self._url = url
         self._retention = retention
         self._readers = threading.local()
@@ -122,11 +135,32 @@ class ClickHouseStore:
         self._forgot_at_s = 0
         try:
             self._writer = self._connected()
-            progress("making the tables that are not there yet")
-            for statement in _SCHEMA:
-                self._writer.command(statement, settings={"prefer_column_name_to_alias": 0})
+            for step in steps_from(self._version(), (_FIRST, *migrations), _shown(url)):
+                self._migrate(step, progress)
         except (DriverError, OSError, ValueError) as error:
             raise StoreError(f"--store: {_shown(url)}: {_why(error)}") from error
+
+    def _version(self) -> int:
+        """Give the version of what is stored: 0 where there is nothing, or where its first tables are not all there."""
+        self._writer.command(_VERSIONS)
+        ((version,),) = self._writer.query("SELECT max(version) FROM schema_versions").result_rows
+        if version:
+            return int(version)
+        # `records` is what the first program made last.
+        ((has_tables,),) = self._writer.query(
+            "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'records'"
+        ).result_rows
+        return 1 if has_tables else 0
+
+    def _migrate(self, step: Step, say: Callable[[str], None]) -> None:
+        progress = StepProgress(step, _shown(self._url), say)
+        for statement in step.migration.clickhouse:
+            self._writer.command(statement, settings={"prefer_column_name_to_alias": 0})
+            progress.beat()
+        # INVARIANT (forward): written behind all of its statements.
+        reached_ms = time.time_ns() // NS_PER_MS
+        self._writer.insert("schema_versions", [(step.version, reached_ms)], column_names=("version", "reached_ms"))
+        progress.end()
 
     def _connected(self) -> Client:
         scheme, _, rest = self._url.partition("://")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from authz.hub.columns import COLUMNS
 from authz.hub.errors import StoreError
+from authz.hub.store.migration import MIGRATIONS, Migration, Step, StepProgress, steps_from
 from authz.hub.store.spans import cut, first_kept
 from authz.hub.store.store import (
     HOURS,
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
     from authz.hub.kept_record import KeptRecord
     from authz.hub.series import Series
 
-#: what this program writes; a file of a later one is not opened
-VERSION: Final = 1
 _FILE: Final = "hub.sqlite"
 #: rows that are moved in one transaction: intake waits for it, a tenth of a second or a few
 _MOVED_AT_ONCE: Final = 50_000
 _FORGOTTEN_AT_ONCE: Final = 20_000
 _BUSY_S: Final = 60.0
+#: how many steps of SQLite's machine there are between two looks at the clock: some milliseconds
+_LOOK_EVERY: Final = 1_000_000
 #: of pages that are kept in memory, by each connection; negative: KiB (sqlite.org/pragma.html#pragma_cache_size)
 _CACHE_KIB: Final = -64 * 1024
 #: Pages (4 KiB) of the log that are written back at once: pages that changed often are then written once. The log
@@ -66,6 +67,7 @@ _COUNTS: Final = ", ".join(f"{column} INTEGER NOT NULL" for column in COLUMNS)
 _NAMES: Final = ", ".join(COLUMNS)
 _ADDED: Final = ", ".join(f"{column} = {column} + excluded.{column}" for column in COLUMNS)
 
+#: the tables of version 1; what has changed since stands in :data:`authz.hub.store.migration.MIGRATIONS`
 _SCHEMA: Final = (
     """CREATE TABLE batches (sidecar TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL,
         received_ms INTEGER NOT NULL, PRIMARY KEY (sidecar, boot, sequence)) WITHOUT ROWID""",
@@ -103,6 +105,8 @@ _SCHEMA: Final = (
     "CREATE INDEX records_id ON records (decision_id)",
 )
 
+_FIRST: Final = Migration(what="make the store", sqlite=_SCHEMA)
+
 
 def _insert(table: str, columns: Sequence[str], or_else: str = "", rows: int = 1) -> str:
     places = ", ".join([f"({', '.join('?' * len(columns))})"] * rows)
@@ -133,7 +137,13 @@ _SEEN: Final = """UPDATE series SET first_s = MIN(COALESCE(series.first_s, seen.
 class SqliteStore:
     """The store of one hub, in one folder."""
 
-    def __init__(self, folder: Path, retention: Retention, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        retention: Retention,
+        progress: Callable[[str], None],
+        migrations: Sequence[Migration] = MIGRATIONS,
+    ) -> None:
         self._path = folder / _FILE
         self._retention = retention
         self._readers = threading.local()
@@ -146,7 +156,9 @@ class SqliteStore:
             # INVARIANT (durable): the log is synced before a commit returns.
             self._writer.execute("PRAGMA synchronous = FULL")
             self._writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            self._make(progress)
+            (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+            for step in steps_from(version, (_FIRST, *migrations), str(self._path)):
+                self._migrate(step, progress)
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
 
@@ -160,18 +172,21 @@ class SqliteStore:
             self._open.append(connection)
         return connection
 
-    def _make(self, progress: Callable[[str], None]) -> None:
-        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise StoreError(
-                f"{self._path}: a later version of authz has written it ({version}; this one has {VERSION})"
-            )
-        if version == 0:
-            progress(f"making the store {self._path}")
-            with self._transaction():
-                for statement in _SCHEMA:
-                    self._writer.execute(statement)
-                self._writer.execute(f"PRAGMA user_version = {VERSION}")
+    def _migrate(self, step: Step, say: Callable[[str], None]) -> None:
+        """Do one step with the number of its version in one transaction."""
+        progress = StepProgress(step, str(self._path), say)
+        self._writer.set_progress_handler(progress.beat, _LOOK_EVERY)
+        try:
+            with self._transaction() as connection:
+                for work in step.migration.sqlite:
+                    if isinstance(work, str):
+                        connection.execute(work)
+                    else:
+                        work(connection, progress.told)
+                connection.execute(f"PRAGMA user_version = {step.version}")
+        finally:
+            self._writer.set_progress_handler(None, 0)
+        progress.end()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
