@@ -6,30 +6,29 @@ The hub is the one that `--hub` names, else that of the mesh in `--state`, else 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from authz.cli.hub_fault import hub_url, why_not_answered, why_not_reached
 from authz.cli.hub_token import add_token_file, hub_token
-from authz.errors import AuthzError, UsageError
+from authz.errors import UsageError
 from authz.identity.json_document import JsonError, json_object
 from authz.insight.hub_windows import MAX_ANSWER_BYTES
 from authz.policy.errors import printable
-from authz.window_watch.webhook import NotifyUrl
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
+    from yarl import URL
+
     from authz.cli.arguments import CommandParser
 
 #: a hub counts over what may be years
 TIMEOUT_S: Final = 60.0
-#: of why a hub refuses, what a terminal is shown
-_MAX_WHY_CHARS: Final = 300
 _VARIABLE: Final = "AUTHZ_HUB"
 
 
@@ -39,38 +38,35 @@ class HubAnswerError(UsageError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubClient:
-    """A hub by its URL, and the token to show there."""
+    """A hub by its URL, what has named it, and the token to show there."""
 
     url: str
     token: str | None
+    named_by: str = "--hub"
 
     def ask(self, path: str, query: Mapping[str, str | None] | None = None) -> dict[str, Any]:
         """Give the answer to a question of the API; raises HubAnswerError."""
         try:
             return json_object(self.content(path, query))
         except JsonError as error:
-            raise self._error("it is no answer of a hub") from error
+            raise self.error("it is no answer of a hub: is the URL right?") from error
 
     def content(self, path: str, query: Mapping[str, str | None] | None = None) -> bytes:
         """Give the bytes of an answer; raises HubAnswerError."""
         wanted = {name: text for name, text in (query or {}).items() if text is not None}
         try:
-            # The same holds for it as for a receiver of announcements: https, or this machine.
-            asked = NotifyUrl.parse(f"{self.url.rstrip('/')}/api/v1{path}")
-            status, content = asyncio.run(self._answer(asked.text, wanted))
-        except aiohttp.ClientConnectorError as error:
-            raise self._error((error.os_error.strerror or "no connection").lower()) from error
-        except TimeoutError as error:
-            raise self._error(f"no answer within {TIMEOUT_S:.0f} s") from error
-        except aiohttp.ClientError as error:
-            raise self._error(type(error).__name__) from error
-        except AuthzError as error:
-            raise self._error(str(error)) from error
+            url = hub_url(self.url)
+        except UsageError as error:
+            raise self.error(str(error)) from error
+        try:
+            status, content = asyncio.run(self._answer(url.joinpath(f"api/v1{path}"), wanted))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self.error(why_not_reached(error, url, TIMEOUT_S)) from error
         if status != 200:  # noqa: PLR2004 RFC 9110 15.3.1
-            raise self._error(_said(status, content, with_token=self.token is not None))
+            raise self.error(why_not_answered(status, content, shown=None if self.token is None else "the token"))
         return content
 
-    async def _answer(self, url: str, query: Mapping[str, str]) -> tuple[int, bytes]:
+    async def _answer(self, url: URL, query: Mapping[str, str]) -> tuple[int, bytes]:
         headers = {"accept-encoding": "identity"}
         if self.token is not None:
             headers["authorization"] = f"Bearer {self.token}"
@@ -84,12 +80,13 @@ class HubClient:
             async for part in answer.content.iter_any():
                 left_bytes -= len(part)
                 if left_bytes < 0:
-                    raise self._error(f"its answer has more than {MAX_ANSWER_BYTES} bytes")
+                    raise self.error(f"its answer has more than {MAX_ANSWER_BYTES} bytes: ask for less")
                 parts.append(part)
             return answer.status, b"".join(parts)
 
-    def _error(self, why: str) -> HubAnswerError:
-        return HubAnswerError(f"--hub: {printable(self.url)}: {printable(why)}")
+    def error(self, why: str) -> HubAnswerError:
+        """Give the error that names this hub, and what has named it."""
+        return HubAnswerError(f"{self.named_by}: {printable(self.url)}: {printable(why)}")
 
 
 def add_hub(parser: CommandParser) -> None:
@@ -105,10 +102,20 @@ def add_hub(parser: CommandParser) -> None:
 
 def hub_of(given: argparse.Namespace) -> HubClient:
     """Give the hub that the flags name; raises UsageError where they name none."""
-    url = given.hub or mesh_hub(given.state) or os.environ.get(_VARIABLE)
-    if not url:
-        raise UsageError(f"--hub: name the hub; no mesh with one runs here, and {_VARIABLE} is not set")
-    return HubClient(url=url, token=hub_token(given))
+    mesh = None if given.hub else mesh_hub(given.state)
+    said = os.environ.get(_VARIABLE)
+    token = hub_token(given)
+    if given.hub:
+        return HubClient(url=given.hub, token=token)
+    if mesh:
+        return HubClient(url=mesh, token=token, named_by="the hub of the mesh")
+    if said:
+        return HubClient(url=said, token=token, named_by=_VARIABLE)
+    raise UsageError(
+        "--hub: name the hub, such as http://127.0.0.1:8800: "
+        f"no mesh with one runs in `{printable(_state(given.state))}` (--state; `authz mesh up` starts one), "
+        f"and {_VARIABLE} is not set"
+    )
 
 
 def mesh_hub(state: str | None) -> str | None:
@@ -122,13 +129,7 @@ def mesh_hub(state: str | None) -> str | None:
     return None if read is None else read.hub
 
 
-def _said(status: int, content: bytes, *, with_token: bool) -> str:
-    try:
-        why = json.loads(content)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        why = None
-    why = why[:_MAX_WHY_CHARS] if isinstance(why, str) else None
-    if status in {401, 403}:  # RFC 9110 15.5.2, 15.5.4
-        whose = "does not take the token for this" if with_token else "needs a token: give --token-file"
-        return f"it answers with status {status}; it {whose}{f' ({why})' if why else ''}"
-    return f"{why} (status {status})" if why else f"it answers with status {status}"
+def _state(state: str | None) -> str:
+    from authz.mesh.state_directory import DEFAULT_STATE  # noqa: PLC0415 as above
+
+    return state or DEFAULT_STATE

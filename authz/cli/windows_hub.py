@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from authz.errors import AuthzError, UsageError
+from authz.errors import AuthzError
 from authz.insight.hub_windows import HubWindow, hub_windows
-from authz.policy.errors import printable
 
 if TYPE_CHECKING:
     from authz.cli.hub_client import HubClient
@@ -14,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def windows_of_hub(hub: HubClient) -> dict[tuple[WindowKind, str], HubWindow]:
-    """Give what a hub knows of windows; raises UsageError that names it where it cannot be asked."""
+    """Give what a hub knows of windows; raises HubAnswerError where it cannot be asked."""
     content = hub.content("/windows")
     try:
         return hub_windows(content)
     except AuthzError as error:
-        raise UsageError(f"--hub: {printable(hub.url)}: {error}") from error
+        raise hub.error(f"it is no answer of a hub ({error}): is the URL right?") from error

@@ -126,7 +126,7 @@ def test_a_hub_that_asks_for_a_token_gets_it_from_a_file_or_the_environment(
     with hub(json.dumps({"windows": [window()]}).encode(), token=TOKEN) as (url, _):
         words = ["windows", "--policies", policies, "--hub", url, "-o", "json"]
         assert main(words) == 2
-        assert "status 401; it needs a token: give --token-file" in capsys.readouterr().err
+        assert "it wants to know who asks (status 401): give --token-file" in capsys.readouterr().err
         assert main([*words, "--token-file", str(file)]) == 0
         assert json.loads(capsys.readouterr().out)["windows"][0]["attempts_after"]["count"] == 500
         monkeypatch.setenv("AUTHZ_HUB_TOKEN", TOKEN)
