@@ -14,9 +14,7 @@ from authz.hub.errors import UnknownError
 from authz.hub.query import Flows, Span
 from authz.hub.records_query import Records, time_of_ms
 from authz.hub.store.store import SIDECAR_COLUMNS
-from authz.insight.attempt import attempt_of_line
-from authz.insight.attempt_tally import AttemptTally
-from authz.insight.errors import DamagedLineError
+from authz.hub.windows_query import WindowsQuery
 from authz.insight.window_report import window_reports
 from authz.instant import NS_PER_MS, NS_PER_S, rfc3339_from_ns
 from authz.policy.explanation import explain, place_of
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from authz.insight.window_dates import WindowDates
     from authz.policy.schema import Guardrail
 
-#: what is denied because a window is not open
-_WINDOW_REASONS: Final = ("decommissioned", "not_commissioned", "closed", "not_yet_open")
 _SIDECARS: Final = f"SELECT {', '.join(SIDECAR_COLUMNS)} FROM sidecars ORDER BY sidecar"  # noqa: S608 our own names
 #: A change of less than a quarter is called none: two hours never have the same number of calls.
 _GROWN: Final = 1.25
@@ -157,11 +153,7 @@ class Answering:
         """Answer `GET /windows`."""
         known = self.followed.now
         windows = () if known is None else known.windows
-        tally = AttemptTally({(each.kind, each.name): each for each in windows})
-        if windows:
-            for record in Records(self.store).of_windows(_WINDOW_REASONS):
-                _add_attempt(tally, record)
-        found: Any = [each.to_json() for each in window_reports(windows, tally, now_ns)]
+        found: Any = [each.to_json() for each in window_reports(windows, WindowsQuery(self.store, windows), now_ns)]
         return {"windows": found}
 
     def policies(self, values: Mapping[str, Any], now_ns: int) -> answers.Policies:
@@ -381,15 +373,6 @@ def _window(dates: WindowDates) -> answers.Window:
         "opens": None if dates.opens_ns is None else rfc3339_from_ns(dates.opens_ns),
         "closes": None if dates.closes_ns is None else rfc3339_from_ns(dates.closes_ns),
     }
-
-
-def _add_attempt(tally: AttemptTally, record: answers.DecisionRecord) -> None:
-    try:
-        attempt = attempt_of_line(json.dumps(record).encode())
-    except DamagedLineError:
-        return
-    if attempt is not None:
-        tally.add(attempt)
 
 
 def _no_edge() -> UnknownError:

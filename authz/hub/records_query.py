@@ -118,13 +118,6 @@ class Records:
         )
         return unpacked(rows[0][0]) if rows else None
 
-    def of_windows(self, reasons: tuple[str, ...]) -> list[answers.DecisionRecord]:
-        """Give the records of calls that were denied for one of some reasons, the oldest first."""
-        places = ", ".join(f":r{number}" for number in range(len(reasons)))
-        question = f"SELECT body FROM records WHERE reason IN ({places}) AND cut = 0 ORDER BY time_ms"  # noqa: S608
-        rows = self._store.rows(question, {f"r{number}": reason for number, reason in enumerate(reasons)})
-        return [unpacked(body) for (body,) in rows]
-
 
 def time_of_ms(time_ms: int) -> str:
     """Write an instant of milliseconds."""

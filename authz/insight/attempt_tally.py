@@ -67,18 +67,47 @@ class _Side:
         self.sources: dict[Source, int] = {}
 
     def attempts(self) -> Attempts:
-        ordered = sorted(self.sources.items(), key=lambda each: (-each[1], _sort_key(each[0])))
-        return Attempts(
-            count=sum(self.sources.values()),
-            records=self.records,
-            first_ns=self.first_ns,
-            last_ns=self.last_ns,
-            sources=tuple(SourceCount(source=source, count=count) for source, count in ordered),
-        )
+        return attempts_of(self.sources, self.records, self.first_ns, self.last_ns)
+
+
+def attempts_of(sources: Mapping[Source, int], records: int, first_ns: int, last_ns: int) -> Attempts:
+    """Put together what was counted by source."""
+    ordered = sorted(sources.items(), key=lambda each: (-each[1], _sort_key(each[0])))
+    return Attempts(
+        count=sum(sources.values()),
+        records=records,
+        first_ns=first_ns,
+        last_ns=last_ns,
+        sources=tuple(SourceCount(source=source, count=count) for source, count in ordered),
+    )
 
 
 def _sort_key(source: Source) -> tuple[str, str, str, str, str]:
     return source.identity or "", source.service or "", source.address, source.direction, source.sidecar
+
+
+class RequestMemory:
+    """Remembers the request ids of attempts, the oldest go first."""
+
+    def __init__(self) -> None:
+        self._requests: OrderedDict[tuple[WindowKind, str, bool, str], tuple[int, Source]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def is_new(self, attempt: Attempt) -> bool:
+        """Say whether an attempt is one of its own, and not told of by an earlier record of the same request."""
+        if attempt.request_id is None:
+            return True
+        request = attempt.kind, attempt.name, attempt.after, attempt.request_id
+        seen = self._requests.get(request)
+        if seen is not None and abs(attempt.time_ns - seen[0]) <= SAME_REQUEST_NS and _same_caller(seen[1], attempt):
+            return False
+        self._requests[request] = attempt.time_ns, attempt.source
+        self._requests.move_to_end(request)
+        if len(self._requests) > MAX_REQUESTS:
+            self._requests.popitem(last=False)
+        return True
 
 
 class AttemptTally:
@@ -87,7 +116,7 @@ class AttemptTally:
     def __init__(self, windows: Mapping[tuple[WindowKind, str], WindowDates]) -> None:
         self._windows = windows
         self._sides: dict[tuple[WindowKind, str, bool], _Side] = {}
-        self._requests: OrderedDict[tuple[WindowKind, str, bool, str], tuple[int, Source]] = OrderedDict()
+        self._requests = RequestMemory()
 
     def add(self, attempt: Attempt) -> None:
         """Count an attempt, if it was made after this close of its window, or before this opening."""
@@ -101,29 +130,24 @@ class AttemptTally:
         side.records += 1
         side.first_ns = min(side.first_ns, attempt.time_ns)
         side.last_ns = max(side.last_ns, attempt.time_ns)
-        if attempt.request_id is None or self._is_new(attempt, (*key, attempt.request_id)):
+        if self._requests.is_new(attempt):
             source = self._told_apart(side, attempt.source)
             side.sources[source] = side.sources.get(source, 0) + 1
-
-    def _is_new(self, attempt: Attempt, request: tuple[WindowKind, str, bool, str]) -> bool:
-        seen = self._requests.get(request)
-        if seen is not None and abs(attempt.time_ns - seen[0]) <= SAME_REQUEST_NS and _same_caller(seen[1], attempt):
-            return False
-        self._requests[request] = attempt.time_ns, attempt.source
-        self._requests.move_to_end(request)
-        if len(self._requests) > MAX_REQUESTS:
-            self._requests.popitem(last=False)
-        return True
 
     def _told_apart(self, side: _Side, source: Source) -> Source:
         if source in side.sources or len(side.sources) < MAX_SOURCES:
             return source
-        return Source(identity=None, service=None, address="", direction=source.direction, sidecar=source.sidecar)
+        return untold(source)
 
     def attempts(self, kind: WindowKind, name: str, *, after: bool) -> Attempts:
         """Give what was counted of one side of a window."""
         side = self._sides.get((kind, name, after))
         return NO_ATTEMPTS if side is None else side.attempts()
+
+
+def untold(source: Source) -> Source:
+    """Give the source as which those are counted together that are too many to be told apart."""
+    return Source(identity=None, service=None, address="", direction=source.direction, sidecar=source.sidecar)
 
 
 def _same_caller(first: Source, attempt: Attempt) -> bool:

@@ -8,15 +8,23 @@ also those that repeat a request id.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from authz.instant import rfc3339_from_ns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from authz.insight.attempt_tally import Attempts, AttemptTally, SourceCount
+    from authz.insight.attempt import WindowKind
+    from authz.insight.attempt_tally import Attempts, SourceCount
     from authz.insight.window_dates import WindowDates, WindowStage
+
+
+class Counted(Protocol):
+    """Who has counted attempts."""
+
+    def attempts(self, kind: WindowKind, name: str, *, after: bool) -> Attempts:
+        """Give what was counted of one side of a window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +51,7 @@ class WindowReport:
         }
 
 
-def window_reports(windows: Iterable[WindowDates], tally: AttemptTally, now_ns: int) -> tuple[WindowReport, ...]:
+def window_reports(windows: Iterable[WindowDates], tally: Counted, now_ns: int) -> tuple[WindowReport, ...]:
     """Join windows with what was counted of them."""
     return tuple(
         WindowReport(

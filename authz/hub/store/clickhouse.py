@@ -25,7 +25,8 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from authz.hub.columns import COLUMNS
 from authz.hub.errors import StoreError
-from authz.hub.store.migration import MIGRATIONS, Migration, Step, StepProgress, steps_from
+from authz.hub.store.migration import Migration, Step, StepProgress, steps_from
+from authz.hub.store.migrations import MIGRATIONS
 from authz.hub.store.spans import cut
 from authz.hub.store.store import (
     HOURS,
@@ -39,6 +40,7 @@ from authz.hub.store.store import (
     Retention,
     StoreFacts,
 )
+from authz.hub.window_attempts import ATTEMPT_COLUMNS, WindowAttempts
 from authz.instant import NS_PER_MS
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ _DAY_S: Final = 86_400
 _SETTINGS: Final = {"prefer_column_name_to_alias": 1, "deduplicate_blocks_in_dependent_materialized_views": 1}
 _VALUE: Final = re.compile(r":([a-z]+[0-9]*)\b")
 
-#: the tables of version 1; what has changed since stands in :data:`authz.hub.store.migration.MIGRATIONS`
+#: the tables of version 1; what has changed since stands in :mod:`authz.hub.store.migrations`
 _SCHEMA: Final = (
     f"""CREATE TABLE IF NOT EXISTS batches (sidecar {_WORD}, boot String, sequence Int64, received_ms Int64)
         ENGINE = ReplacingMergeTree ORDER BY (sidecar, boot, sequence) {_DURABLE}""",
@@ -133,6 +135,7 @@ class ClickHouseStore:
         self._open: list[Client] = []
         self._guard = threading.Lock()
         self._forgot_at_s = 0
+        self._attempts = WindowAttempts()
         try:
             self._writer = self._connected()
             for step in steps_from(self._version(), (_FIRST, *migrations), _shown(url)):
@@ -154,8 +157,11 @@ class ClickHouseStore:
 
     def _migrate(self, step: Step, say: Callable[[str], None]) -> None:
         progress = StepProgress(step, _shown(self._url), say)
-        for statement in step.migration.clickhouse:
-            self._writer.command(statement, settings={"prefer_column_name_to_alias": 0})
+        for work in step.migration.clickhouse:
+            if isinstance(work, str):
+                self._writer.command(work, settings={"prefer_column_name_to_alias": 0})
+            else:
+                work(self._writer, progress.told)
             progress.beat()
         # INVARIANT (forward): written behind all of its statements.
         reached_ms = time.time_ns() // NS_PER_MS
@@ -190,6 +196,8 @@ class ClickHouseStore:
                     known.add(key)
             self._add(new, received_ms)
         except (DriverError, OSError, ValueError, TypeError, IndexError) as error:
+            # Whoever was seen in what was not added will be seen in it again.
+            self._attempts = WindowAttempts()
             raise StoreError(f"{_shown(self._url)}: {_why(error)}") from error
         return stored
 
@@ -214,6 +222,7 @@ class ClickHouseStore:
             self._insert(SECONDS, ("time", "series", *COLUMNS), batch.rows, token)
             numbered = [(_number(token, place), *_values(each)) for place, each in enumerate(batch.records)]
             self._insert("records", ("n", *RECORD_COLUMNS), numbered, token)
+            self._insert("attempt_rows", ATTEMPT_COLUMNS, self._attempts.rows(batch.records), token)
         self._insert("sidecar_rows", SIDECAR_COLUMNS, [_sidecar(batch, received_ms) for batch in batches])
         self._insert(
             "revision_rows",
@@ -274,6 +283,7 @@ class ClickHouseStore:
                 self._forget(table, f"time < {first}")
             for decision, days in (("allow", retention.allowed_days), ("deny", retention.denied_days)):
                 self._forget("records", f"decision = '{decision}' AND time_ms < {(now_s - days * _DAY_S) * 1000}")
+            self._forget("attempt_rows", f"day < {now_s // _DAY_S - retention.denied_days}")
         except DriverError as error:
             raise StoreError(f"{_shown(self._url)}: {_why(error)}") from error
         return False

@@ -1,8 +1,8 @@
 """How a store of an earlier version of this program becomes one of this version: steps, each done wholly or not at all.
 
-A store bears the number of its version. A new one has 0, and step 1 makes its first tables; :data:`MIGRATIONS` are
-the steps after that, in their order. A new store goes through all of them too: there is one way to any version, and
-what a new store has is what an old one gets. A step that has been published is never changed: another one follows it.
+A store bears the number of its version. A new one has 0, and step 1 makes its first tables; what follows stands in
+:mod:`authz.hub.store.migrations`. A new store goes through all of it too: there is one way to any version, and what a
+new store has is what an old one gets. A step that has been published is never changed: another one follows it.
 
 SQLite does a step and writes its number in one transaction: a step that was interrupted (kill -9, a full disk) leaves
 the store as it was, and is begun anew. ClickHouse has no transactions: the number is written when all of a step is
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Sequence
 
+    from clickhouse_connect.driver.client import Client
+
 #: a step that takes longer says so as often
 TELL_EVERY_S: Final = 5.0
 
@@ -31,6 +33,13 @@ class Work(Protocol):
     """What a step does in Python, inside of its transaction; `told` is to be called often, with how much is done."""
 
     def __call__(self, connection: sqlite3.Connection, told: Callable[[int, int], None], /) -> None:
+        """Do it."""
+
+
+class ClickHouseWork(Protocol):
+    """What a step does in Python where there is no transaction: it has to bear being run again from its beginning."""
+
+    def __call__(self, client: Client, told: Callable[[int, int], None], /) -> None:
         """Do it."""
 
 
@@ -43,11 +52,7 @@ class Migration:
 
     what: str
     sqlite: tuple[str | Work, ...]
-    clickhouse: tuple[str, ...] = ()
-
-
-#: the steps behind the first tables: the first of them leads to version 2
-MIGRATIONS: Final[tuple[Migration, ...]] = ()
+    clickhouse: tuple[str | ClickHouseWork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

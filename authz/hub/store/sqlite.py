@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from authz.hub.columns import COLUMNS
 from authz.hub.errors import StoreError
-from authz.hub.store.migration import MIGRATIONS, Migration, Step, StepProgress, steps_from
+from authz.hub.store.attempts_table import ADD_ATTEMPTS
+from authz.hub.store.migration import Migration, Step, StepProgress, steps_from
+from authz.hub.store.migrations import MIGRATIONS
 from authz.hub.store.spans import cut, first_kept
 from authz.hub.store.store import (
     HOURS,
@@ -33,6 +35,7 @@ from authz.hub.store.store import (
     Retention,
     StoreFacts,
 )
+from authz.hub.window_attempts import DAY_MS, WindowAttempts
 from authz.instant import NS_PER_MS
 
 if TYPE_CHECKING:
@@ -61,13 +64,12 @@ _ROWS_AT_ONCE: Final = (512, 64, 8, 1)
 #: series of which it is known that they are stored, 8 bytes and what a set needs for each
 _MOST_STORED: Final = 500_000
 _TAIL: Final = "tail"
-_DAY_MS: Final = 86_400_000
 
 _COUNTS: Final = ", ".join(f"{column} INTEGER NOT NULL" for column in COLUMNS)
 _NAMES: Final = ", ".join(COLUMNS)
 _ADDED: Final = ", ".join(f"{column} = {column} + excluded.{column}" for column in COLUMNS)
 
-#: the tables of version 1; what has changed since stands in :data:`authz.hub.store.migration.MIGRATIONS`
+#: the tables of version 1; what has changed since stands in :mod:`authz.hub.store.migrations`
 _SCHEMA: Final = (
     """CREATE TABLE batches (sidecar TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL,
         received_ms INTEGER NOT NULL, PRIMARY KEY (sidecar, boot, sequence)) WITHOUT ROWID""",
@@ -150,6 +152,8 @@ class SqliteStore:
         self._open: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
         self._stored: set[int] = set()
+        self._attempts = WindowAttempts()
+        self._first_day = 0
         try:
             self._writer = self._connected()
             self._writer.execute("PRAGMA journal_mode = WAL")
@@ -209,9 +213,12 @@ class SqliteStore:
                 series = {key: each for batch in new for key, each in batch.series.items() if key not in self._stored}
                 connection.executemany(_ADD_SERIES, [_values(each) for each in series.values()])
                 _add_rows(connection, _TAIL, _FLOW_COLUMNS, [row for batch in new for row in batch.rows])
-                records = [_values(each) for batch in new for each in batch.records]
-                _add_rows(connection, "records", RECORD_COLUMNS, records)
+                kept = [each for batch in new for each in batch.records]
+                _add_rows(connection, "records", RECORD_COLUMNS, [_values(each) for each in kept])
+                connection.executemany(ADD_ATTEMPTS, self._attempts.rows(kept))
         except sqlite3.Error as error:
+            # Whoever was seen in what was not added will be seen in it again.
+            self._attempts = WindowAttempts()
             raise StoreError(f"{self._path}: {error}") from error
         if len(self._stored) > _MOST_STORED:
             self._stored.clear()
@@ -281,10 +288,15 @@ class SqliteStore:
         for decision, days in (("allow", self._retention.allowed_days), ("deny", self._retention.denied_days)):
             gone = connection.execute(
                 "DELETE FROM records WHERE n IN (SELECT n FROM records WHERE decision = ? AND time_ms < ? LIMIT ?)",
-                (decision, now_s * 1000 - days * _DAY_MS, _FORGOTTEN_AT_ONCE),
+                (decision, now_s * 1000 - days * DAY_MS, _FORGOTTEN_AT_ONCE),
             ).rowcount
             if gone:
                 return True
+        first_day = now_s * 1000 // DAY_MS - self._retention.denied_days
+        if first_day != self._first_day:
+            # All of them are looked at for it: once a day.
+            connection.execute("DELETE FROM attempts WHERE day < ?", (first_day,))
+            self._first_day = first_day
         return False
 
     def facts(self) -> StoreFacts:

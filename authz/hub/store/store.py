@@ -8,6 +8,7 @@
     minutes    the same, added up by the minute
     hours      the same, by the hour
     records    decision records that are kept in full
+    attempts   those of them that are attempts on windows, added up (:mod:`authz.hub.window_attempts`)
 
 Questions are SQL in the part of the language that SQLite and ClickHouse share. A store says in which tables the flows
 of a span are (:meth:`Store.parts`), because it alone knows what was added up already and what has been forgotten.

@@ -14,7 +14,8 @@ import pytest
 from authz.hub.errors import StoreError
 from authz.hub.query import Flows, Span
 from authz.hub.records_query import Records
-from authz.hub.store.migration import MIGRATIONS, TELL_EVERY_S, Migration, StepProgress, steps_from
+from authz.hub.store.migration import TELL_EVERY_S, Migration, StepProgress, steps_from
+from authz.hub.store.migrations import MIGRATIONS
 from authz.hub.store.sqlite import SqliteStore
 from authz.hub.store.store import Retention
 from tests.support.hub_process import flow
@@ -33,7 +34,8 @@ BROKEN = Migration(what="break", sqlite=(*NOTES.sqlite, "INSERT INTO nowhere VAL
 _STOPS_HALF_WAY = """
 import sys
 from pathlib import Path
-from authz.hub.store.migration import MIGRATIONS, Migration
+from authz.hub.store.migration import Migration
+from authz.hub.store.migrations import MIGRATIONS
 from authz.hub.store.sqlite import SqliteStore
 from authz.hub.store.store import Retention
 

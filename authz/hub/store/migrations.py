@@ -1,0 +1,13 @@
+"""The steps from the first tables to those of this program, in their order (:mod:`authz.hub.store.migration`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from authz.hub.store.attempts_table import ATTEMPTS_TABLE
+
+if TYPE_CHECKING:
+    from authz.hub.store.migration import Migration
+
+#: The first of them leads to version 2. One that has been published is never changed.
+MIGRATIONS: Final[tuple[Migration, ...]] = (ATTEMPTS_TABLE,)
