@@ -35,6 +35,12 @@ _HEADINGS: Final = (
     "HANDSHAKES",
 )
 _SHORT: Final = 12
+#: what the hub has counted since it started, and is not as it was sent
+_LEFT_OUT: Final = {
+    "ahead": "were dated ahead of the hub's clock, and are kept as of when they came: is a sidecar's clock wrong?",
+    "too_old": "were too old to be kept",
+    "foreign": "were of another Service than their sidecar's, and were refused",
+}
 
 
 def add_commands(commands: Subcommands) -> None:
@@ -66,6 +72,10 @@ def troubles_of(status: dict[str, Any], now_ns: int) -> Iterator[str]:
     wanted = None if policies is None else policies["revision"]
     for fault in [] if policies is None else policies["faults"]:
         yield f"the hub cannot use the newest policies: {fault}"
+    for field, what in _LEFT_OUT.items():
+        # A hub of before does not count them.
+        if status["store"].get(field):
+            yield f"{status['store'][field]} decisions and records {what}"
     for each in status["sidecars"]:
         name = each["name"]
         if not each["ready"]:

@@ -265,6 +265,9 @@ class Answering:
                 "batches": counts.batches,
                 "duplicates": counts.duplicates,
                 "refused": counts.refused,
+                "ahead": counts.ahead,
+                "too_old": counts.too_old,
+                "foreign": counts.foreign,
             },
             "policies": policies,
         }

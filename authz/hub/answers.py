@@ -45,6 +45,9 @@ class StoreStatus(TypedDict):
     batches: int
     duplicates: int
     refused: int
+    ahead: int
+    too_old: int
+    foreign: int
 
 
 class PoliciesStatus(TypedDict):

@@ -20,13 +20,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from authz.hub.arrival import Arrival, ArrivalReader
+from authz.hub.arrival_time import MAX_AHEAD_S, timed
 from authz.hub.errors import ArrivalError, NotItsOwnError, StoreError
+from authz.hub.own_side import own_side
 from authz.instant import NS_PER_MS, NS_PER_S
 from authz.records.batch import MAX_BATCH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from authz.hub.own_side import Sender
     from authz.hub.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -50,13 +53,21 @@ _WINDOW_BITS_OF_GZIP: Final = 31
 
 @dataclass(slots=True, kw_only=True)
 class IntakeCounts:
-    """What came of what was sent, since the hub started."""
+    """What came of what was sent, since the hub started.
+
+    `ahead`: decisions and records that were dated further ahead than clocks may be, and are kept under the time at
+    which they came; `too_old`: those that are not added, because what is so old is not kept; `foreign`: those of
+    another Service than the sender's, which are not added either.
+    """
 
     batches: int = 0
     duplicates: int = 0
     refused: int = 0
     flows: int = 0
     records: int = 0
+    ahead: int = 0
+    too_old: int = 0
+    foreign: int = 0
 
 
 @dataclass(slots=True)
@@ -64,13 +75,16 @@ class _Waiting:
     content: bytes
     encoding: str
     answered: Callable[[bool | Exception], None]
-    service: str | None
+    sender: Sender | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
     arrival: Arrival
     answered: Callable[[bool | Exception], None]
+    ahead: int
+    too_old: int
+    foreign: int
 
 
 class Intake:
@@ -104,11 +118,11 @@ class Intake:
         for thread in self._threads:
             thread.join()
 
-    async def take(self, content: bytes, encoding: str = "", service: str | None = None) -> bool:
+    async def take(self, content: bytes, encoding: str = "", sender: Sender | None = None) -> bool:
         """Store a batch and say whether it was new; raises ArrivalError, or StoreError where it has to come again.
 
-        `encoding` is its Content-Encoding. Where the sender is known to be one `service`, a batch of another one, or of
-        its sidecar, is a NotItsOwnError.
+        `encoding` is its Content-Encoding. Where the `sender` is proven, a batch of another Service, or of its sidecar,
+        is a NotItsOwnError.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bool] = loop.create_future()
@@ -117,7 +131,7 @@ class Intake:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(_settle, answer, result)
 
-        self._wait(_Waiting(content, encoding, answered, service))
+        self._wait(_Waiting(content, encoding, answered, sender))
         return await answer
 
     def _wait(self, waiting: _Waiting) -> None:
@@ -135,7 +149,7 @@ class Intake:
             with self._guard:
                 self._waiting_bytes -= len(waiting.content)
             try:
-                read = _Read(self._arrival(waiting), waiting.answered)
+                read = self._read_one(waiting)
             except ArrivalError as error:
                 self.counts.refused += 1
                 waiting.answered(error)
@@ -146,12 +160,16 @@ class Intake:
                 self._read.put(read)
         self._read.put(None)
 
-    def _arrival(self, waiting: _Waiting) -> Arrival:
+    def _read_one(self, waiting: _Waiting) -> _Read:
         arrival = self._reader.read(unpacked_batch(waiting.content, waiting.encoding))
-        # A sidecar has the name of its Service: under another one it would overwrite how that one stands.
-        if waiting.service is not None and {arrival.service, arrival.sidecar} != {waiting.service}:
-            raise NotItsOwnError("a sidecar tells of its own Service only")
-        return arrival
+        sender, foreign = waiting.sender, 0
+        if sender is not None:
+            # A sidecar has the name of its Service: under another one it would overwrite how that one stands.
+            if {arrival.service, arrival.sidecar} != {sender.service}:
+                raise NotItsOwnError("a sidecar tells of its own Service only")
+            arrival, foreign = own_side(arrival, sender)
+        kept = timed(arrival, time.time_ns() // NS_PER_MS, self._store.retention)
+        return _Read(kept.arrival, waiting.answered, kept.ahead, kept.too_old, foreign)
 
     def _add_all(self) -> None:
         while True:
@@ -191,7 +209,11 @@ class Intake:
                 each.answered(StoreError("the store takes nothing now"))
             time.sleep(_AGAIN_S)
             return
-        new = [arrival for arrival, is_new in zip(arrivals, stored, strict=True) if is_new]
+        new: list[Arrival] = []
+        for each, is_new in zip(read, stored, strict=True):
+            if is_new:
+                new.append(each.arrival)
+                self._count_left_out(each)
         self.counts.batches += len(new)
         self.counts.duplicates += len(stored) - len(new)
         for arrival in new:
@@ -204,6 +226,18 @@ class Intake:
             self._taken(new)
         except Exception:  # noqa: BLE001 as above
             _log.exception("what was stored cannot be told: a fault of the program")
+
+    def _count_left_out(self, read: _Read) -> None:
+        counts, name = self.counts, read.arrival.sidecar
+        counts.ahead += read.ahead
+        counts.too_old += read.too_old
+        counts.foreign += read.foreign
+        if read.ahead:
+            _log.warning("`%s` dates %d more than %d s ahead: is its clock right?", name, read.ahead, MAX_AHEAD_S)
+        if read.too_old:
+            _log.warning("`%s` sends %d that are too old to be kept, and are not added", name, read.too_old)
+        if read.foreign:
+            _log.warning("`%s` tells %d of another Service's calls, which are not added", name, read.foreign)
 
     def _tidy(self) -> None:
         try:

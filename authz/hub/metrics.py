@@ -55,6 +55,11 @@ class HubMetrics(Collector):
         yield batches
         yield CounterMetricFamily("authz_hub_flows", "flows that were stored", value=counts.flows)
         yield CounterMetricFamily("authz_hub_records", "records that were stored", value=counts.records)
+        yield CounterMetricFamily(
+            "authz_hub_ahead", "decisions dated too far ahead, kept as of now", value=counts.ahead
+        )
+        yield CounterMetricFamily("authz_hub_too_old", "decisions too old to be kept", value=counts.too_old)
+        yield CounterMetricFamily("authz_hub_foreign", "decisions of another Service's", value=counts.foreign)
         yield CounterMetricFamily("authz_hub_requests_refused", "requests that nobody may make", value=self._refused())
         yield GaugeMetricFamily("authz_hub_listeners", "who listens to events", value=self._listeners())
         yield GaugeMetricFamily("authz_hub_store_bytes", "size of the store", value=status["store"]["size_bytes"])

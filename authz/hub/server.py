@@ -27,6 +27,7 @@ from authz.hub.errors import ArrivalError, NotItsOwnError, ParameterError, Store
 from authz.hub.openapi import API, openapi_document
 from authz.hub.operation import Role
 from authz.hub.operations import OPERATIONS, STREAM
+from authz.hub.own_side import Sender
 from authz.hub.tls import HubTls, now
 from authz.instant import rfc3339_from_ns
 from authz.records.batch import MAX_BATCH_BYTES, PATH
@@ -255,7 +256,7 @@ class HubServer:
         try:
             content = await request.read()
             encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").lower()
-            stored = await self._intake.take(content, encoding, self._service_of(request[_ASKER]))
+            stored = await self._intake.take(content, encoding, self._sender(request[_ASKER]))
         except web.HTTPRequestEntityTooLarge:
             return _fault(413, f"a batch has at most {MAX_BATCH_BYTES} bytes", None)
         except NotItsOwnError as error:
@@ -269,12 +270,13 @@ class HubServer:
             return response
         return _json({"stored": stored})
 
-    def _service_of(self, asker: Asker) -> str | None:
-        """Give the Service that a sidecar's SPIFFE ID is, where the policies say; None where nobody can tell."""
+    def _sender(self, asker: Asker) -> Sender | None:
+        """Give who a sidecar is by its SPIFFE ID, where the policies say; None where nobody can tell."""
         known = self._answering.followed.now
         if known is None or asker.identity is None or asker.role is Role.ADMIN:
             return None
-        return known.index.identity_owner(asker.identity) or "(nobody)"
+        owner_of = known.index.identity_owner
+        return Sender(service=owner_of(asker.identity) or "(nobody)", identity=asker.identity, owner_of=owner_of)
 
     def _handler(self, operation: Operation) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(request: web.Request) -> web.Response:
