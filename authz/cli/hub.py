@@ -35,8 +35,9 @@ def add_commands(commands: Subcommands) -> None:
     )
     parser.add_flag(
         "--identity",
-        metavar="files:DIR",
-        help="serve TLS with the SVID in DIR (svid.pem, key.pem), and believe clients by the bundles there",
+        metavar="spire:SOCKET|files:DIR",
+        help="serve TLS with the SVID of a SPIFFE Workload API at this socket, or of DIR (svid.pem, key.pem), and"
+        " believe clients by the bundles there",
     )
     parser.add_flag(
         "--access", metavar="FILE", help="who may ask: tokens, SPIFFE IDs and host names (default: loopback, anybody)"
@@ -50,6 +51,7 @@ def _hub(given: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="authz hub: %(levelname)s %(message)s")
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     host, port = _address(given.listen)
+    source, place = _identity(given.identity)
     run(
         HubSettings(
             data=Path(given.data),
@@ -58,7 +60,8 @@ def _hub(given: argparse.Namespace) -> int:
             reuse_port=given.reuse_port,
             store=given.store,
             policies=given.policies,
-            identity_directory=_directory(given.identity),
+            identity_directory=place if source == "files" else None,
+            workload_api=place if source == "spire" else None,
             access=None if given.access is None else Path(given.access),
         )
     )
@@ -72,10 +75,11 @@ def _address(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _directory(identity: str | None) -> str | None:
+def _identity(identity: str | None) -> tuple[str | None, str | None]:
+    """Give the source of the hub's identity and its place, None where there is none; raises UsageError."""
     if identity is None:
-        return None
+        return None, None
     source, _, place = identity.partition(":")
-    if source != "files" or not place:
-        raise UsageError(f"--identity `{identity}`: give files:DIR")
-    return place
+    if source not in {"spire", "files"} or not place:
+        raise UsageError(f"--identity `{identity}`: give spire:SOCKET or files:DIR")
+    return source, place

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 
 from authz.cli.hub_fault import hub_url, why_not_answered, why_not_reached
+from authz.cli.hub_identity import HubIdentity, add_identity, hub_identity
 from authz.cli.hub_token import add_token_file, hub_token
 from authz.errors import UsageError
 from authz.identity.json_document import JsonError, json_object
@@ -21,6 +22,7 @@ from authz.policy.errors import printable
 
 if TYPE_CHECKING:
     import argparse
+    import ssl
     from collections.abc import Mapping
 
     from yarl import URL
@@ -38,11 +40,12 @@ class HubAnswerError(UsageError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubClient:
-    """A hub by its URL, what has named it, and the token to show there."""
+    """A hub by its URL, what has named it, and what to show there: a token, an SVID, or neither."""
 
     url: str
     token: str | None
     named_by: str = "--hub"
+    identity: HubIdentity | None = None
 
     def ask(self, path: str, query: Mapping[str, str | None] | None = None) -> dict[str, Any]:
         """Give the answer to a question of the API; raises HubAnswerError."""
@@ -58,22 +61,31 @@ class HubClient:
             url = hub_url(self.url)
         except UsageError as error:
             raise self.error(str(error)) from error
+        if self.identity is not None and url.scheme != "https":
+            raise self.error("an SVID (--identity) is shown over https only: give https:// in place of http://")
+        context = None if self.identity is None else self.identity.context()
         try:
-            status, content = asyncio.run(self._answer(url.joinpath(f"api/v1{path}"), wanted))
+            status, content = asyncio.run(self._answer(url.joinpath(f"api/v1{path}"), wanted, context))
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.error(why_not_reached(error, url, TIMEOUT_S)) from error
         if status != 200:  # noqa: PLR2004 RFC 9110 15.3.1
-            raise self.error(why_not_answered(status, content, shown=None if self.token is None else "the token"))
+            raise self.error(why_not_answered(status, content, shown=self._shown()))
         return content
 
-    async def _answer(self, url: URL, query: Mapping[str, str]) -> tuple[int, bytes]:
+    def _shown(self) -> str | None:
+        # A hub that is shown both goes by the token.
+        if self.token is not None:
+            return "the token"
+        return None if self.identity is None else "the SVID of --identity"
+
+    async def _answer(self, url: URL, query: Mapping[str, str], context: ssl.SSLContext | None) -> tuple[int, bytes]:
         headers = {"accept-encoding": "identity"}
         if self.token is not None:
             headers["authorization"] = f"Bearer {self.token}"
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with (
             aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=False) as session,
-            session.get(url, params=query, allow_redirects=False, headers=headers) as answer,
+            session.get(url, params=query, allow_redirects=False, headers=headers, ssl=context or True) as answer,
         ):
             parts: list[bytes] = []
             left_bytes = MAX_ANSWER_BYTES
@@ -98,19 +110,17 @@ def add_hub(parser: CommandParser) -> None:
     )
     parser.add_flag("--state", metavar="DIR", help="the state directory of the mesh (default: .authz/mesh)")
     add_token_file(parser)
+    add_identity(parser)
 
 
 def hub_of(given: argparse.Namespace) -> HubClient:
     """Give the hub that the flags name; raises UsageError where they name none."""
     mesh = None if given.hub else mesh_hub(given.state)
     said = os.environ.get(_VARIABLE)
-    token = hub_token(given)
-    if given.hub:
-        return HubClient(url=given.hub, token=token)
-    if mesh:
-        return HubClient(url=mesh, token=token, named_by="the hub of the mesh")
-    if said:
-        return HubClient(url=said, token=token, named_by=_VARIABLE)
+    named = {"--hub": given.hub, "the hub of the mesh": mesh, _VARIABLE: said}
+    for named_by, url in named.items():
+        if url:
+            return HubClient(url=url, token=hub_token(given), named_by=named_by, identity=hub_identity(given))
     raise UsageError(
         "--hub: name the hub, such as http://127.0.0.1:8800: "
         f"no mesh with one runs in `{printable(_state(given.state))}` (--state; `authz mesh up` starts one), "

@@ -91,7 +91,7 @@ def why_not_answered(status: int, content: bytes, *, shown: str | None) -> str:
         case 401 | 403 if shown is not None:  # RFC 9110 15.5.2, 15.5.4
             answer = f"it does not take {shown} for this (status {status}{said}): the hub's --access file says who may"
         case 401 | 403:
-            answer = f"it wants to know who asks (status {status}{said}): give --token-file"
+            answer = f"it wants to know who asks (status {status}{said}): give --token-file or --identity"
         case 404 if why is None:
             answer = (
                 "what answers there is no hub, or one of another version (status 404): is the path of the URL right?"
@@ -122,8 +122,8 @@ def _not_connected(error: OSError, url: URL) -> str:
 def _certificate(error: Exception) -> str:
     why = str(getattr(error, "verify_message", "") or "it is not to be believed")
     return (
-        f"its certificate is not believed ({why}): it has to be for the name in the URL, "
-        "and of an authority that this machine trusts (SSL_CERT_FILE names others)"
+        f"its certificate is not believed ({why}): a hub with an SVID is believed by yours, give --identity; another "
+        "one needs a certificate for the name in the URL, of an authority that this machine trusts (or SSL_CERT_FILE)"
     )
 
 

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from authz.cli.arguments import YES
+from authz.cli.hub_identity import add_identity
 from authz.cli.hub_token import add_token_file
 from authz.cli.output import add_output, output_of
 from authz.decision_logs import ReadLines, log_folder, read_attempts
@@ -53,6 +54,7 @@ def add_commands(commands: Subcommands) -> None:
         " where there is none, decision logs are read [AUTHZ_HUB]",
     )
     add_token_file(parser)
+    add_identity(parser)
     add_output(parser, ("pretty", "json", "ics"))
 
     parser = group.add(

@@ -62,21 +62,25 @@ def run(settings: HubSettings) -> None:
     with contextlib.ExitStack() as held:
         access = None if settings.access is None else _access(settings.access)
         _require_loopback(settings, access)
-        tls = None if settings.identity_directory is None else HubTls(settings.identity_directory)
         _lock(settings.data, held)
         # A store of an earlier version may take minutes to become one of this: a signal ends that at once, and loses
         # nothing.
         store = open_store(settings)
         held.callback(store.close)
-        asyncio.run(_serve(settings, access, tls, store))
+        asyncio.run(_serve(settings, access, store))
 
 
-async def _serve(settings: HubSettings, access: Access | None, tls: HubTls | None, store: Store) -> None:
+async def _serve(settings: HubSettings, access: Access | None, store: Store) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    following, tls = _identity(settings)
     with contextlib.ExitStack() as held:
+        if following is not None:
+            held.callback(following.cancel)
+        if tls is not None and not await _has_identity(tls, following, stop):
+            return
         policies = KnownPolicies(folder=settings.policies, kept=settings.data / "revisions")
         await asyncio.to_thread(policies.load)
         events = Events()
@@ -125,14 +129,38 @@ async def _serve(settings: HubSettings, access: Access | None, tls: HubTls | Non
             await _start(site, settings)
             _log.info("serves %s://%s:%d/", "http" if tls is None else "https", settings.host, _port(runner))
             notify("READY=1")
-            await _until(stop, policies, events, tls)
+            await _until(stop, policies, events, following)
             notify("STOPPING=1")
         finally:
             server.end()
             await runner.cleanup()
 
 
-async def _until(stop: asyncio.Event, policies: KnownPolicies, events: Events, tls: HubTls | None) -> None:
+def _identity(settings: HubSettings) -> tuple[asyncio.Task[None] | None, HubTls | None]:
+    """Begin to follow the hub's SVID, where it has one."""
+    if settings.identity_directory is None and settings.workload_api is None:
+        return None, None
+    tls = HubTls(directory=settings.identity_directory, workload_api=settings.workload_api)
+    return asyncio.create_task(tls.follow()), tls
+
+
+async def _has_identity(tls: HubTls, following: asyncio.Task[None] | None, stop: asyncio.Event) -> bool:
+    """Wait for the first SVID; False where the hub is told to stop before, raises HubError where there will be none."""
+    tasks = [asyncio.create_task(tls.ready.wait()), asyncio.create_task(stop.wait())]
+    try:
+        waited: set[asyncio.Task[Any]] = {*tasks, *(() if following is None else (following,))}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if following is not None and following.done():
+            following.result()
+        return tls.ready.is_set()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _until(
+    stop: asyncio.Event, policies: KnownPolicies, events: Events, following: asyncio.Task[None] | None
+) -> None:
     async def changed(known: Known, kept: KeptRevision) -> None:
         data = {
             "revision": known.revision,
@@ -147,8 +175,8 @@ async def _until(stop: asyncio.Event, policies: KnownPolicies, events: Events, t
     if policies.folder is not None:
         tasks.append(asyncio.create_task(policies.run(changed)))
         tasks.append(asyncio.create_task(_tell_of_windows(policies, events)))
-    if tls is not None:
-        tasks.append(asyncio.create_task(tls.follow()))
+    if following is not None:
+        tasks.append(following)
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class HubSettings:
     """Where it keeps what it is sent, where it listens, what policies it follows, and who may read.
 
+    Its SVID is in `identity_directory`, or comes from the socket `workload_api`; without either it serves no TLS.
     `store` is a URL of ClickHouse, None for SQLite in `data`. Without `access` it listens on loopback only.
     """
 
@@ -26,4 +27,5 @@ class HubSettings:
     policies: str | None = None
     access: Path | None = None
     identity_directory: str | None = None
+    workload_api: str | None = None
     retention: Retention = field(default_factory=Retention)
