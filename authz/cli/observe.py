@@ -109,6 +109,19 @@ def _is_new(call: dict[str, Any], shown: OrderedDict[tuple[str, bool], None]) ->
     return True
 
 
+def encryption(call: dict[str, Any]) -> str:
+    """Say how a call was encrypted: what goes out is, by the caller's Envoy, behind its record."""
+    if call["tls"]["version"]:
+        return str(call["tls"]["version"])
+    if call["direction"] == "inbound":
+        return "no tls"
+    if call["decision"] == "deny":
+        return "not sent"
+    return (
+        "tls by envoy" if call["destination"]["service"] or call["destination"]["third_party"] else "tls not recorded"
+    )
+
+
 def call_line(call: dict[str, Any]) -> str:
     """Give the line of a record for a terminal."""
     caller, destination = call["caller"], call["destination"]
@@ -128,7 +141,7 @@ def call_line(call: dict[str, Any]) -> str:
         what,
         *([] if call["status"] is None else [str(call["status"])]),
         *([] if call["duration_ms"] is None else [f"{call['duration_ms']:.1f} ms"]),
-        call["tls"]["version"] or "no tls",
+        encryption(call),
         call["decision_id"],
     ]
     return printable("  ".join(parts))

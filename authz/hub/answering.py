@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from authz.errors import AuthzError
+from authz.hub.density import density
 from authz.hub.errors import UnknownError
 from authz.hub.query import Flows, Span
 from authz.hub.records_query import Records, time_of_ms
@@ -83,6 +84,10 @@ class Answering:
             raise _no_edge()
         step_s, points = flows.history(span, now_ns // NS_PER_S, values["from"], values["to"], values["step"])
         return {"step_s": step_s, "since": _time(span.from_s), "until": _time(span.until_s), "points": points}
+
+    def density(self, values: Mapping[str, Any], now_ns: int) -> answers.Density:
+        """Answer `GET /history`."""
+        return density(self.store, Span.around(*_ends(values, now_ns)), now_ns // NS_PER_S)
 
     # --- calls ---------------------------------------------------------------------------------------------------
 

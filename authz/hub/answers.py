@@ -185,6 +185,23 @@ class History(TypedDict):
     points: list[Point]
 
 
+class DensityPoint(TypedDict):
+    """One step in which calls began; other steps are left out."""
+
+    time: str
+    calls: int
+    denied: int
+
+
+class Density(TypedDict):
+    """`GET /history`."""
+
+    step_s: int
+    since: str
+    until: str
+    points: list[DensityPoint]
+
+
 class Caller(TypedDict):
     """Who called; `address` with its port."""
 

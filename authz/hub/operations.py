@@ -59,6 +59,14 @@ HISTORY: Final = Operation(
     parameters=(_FROM, _TO, _SINCE_A_DAY, _UNTIL, STEP),
     can_be_unknown=True,
 )
+DENSITY: Final = Operation(
+    path="/history",
+    name="density",
+    summary="calls of everybody over time, in whole hours; steps in which none began are left out",
+    role=Role.VIEWER,
+    answer=answers.Density,
+    parameters=(_SINCE_A_DAY, _UNTIL),
+)
 CALLS: Final = Operation(
     path="/calls",
     name="calls",
@@ -158,6 +166,6 @@ STREAM: Final = Operation(
     parameters=(EVENTS,),
 )
 OPERATIONS: Final = (
-    SERVICES, EDGES, EDGE, HISTORY, CALLS, DENIALS, DECISION, EXPLAIN, WINDOWS, POLICIES, USAGE, REVISIONS, STATUS,
-    STREAM,
+    SERVICES, EDGES, EDGE, HISTORY, DENSITY, CALLS, DENIALS, DECISION, EXPLAIN, WINDOWS, POLICIES, USAGE, REVISIONS,
+    STATUS, STREAM,
 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import ipaddress
 import json
 import logging
@@ -346,7 +347,13 @@ class HubServer:
         if kind is None or not path.is_relative_to(_PAGES.resolve()) or not path.is_file():
             return _fault(404, "there is no such file", None)
         content = await asyncio.to_thread(path.read_bytes)
-        return web.Response(body=content, headers={hdrs.CONTENT_TYPE: kind, hdrs.CACHE_CONTROL: "no-cache"})
+        tag = hashlib.sha256(content).hexdigest()[:32]
+        # Asked about each time, and sent where it is another one: a page is never made of two versions of the hub.
+        headers = {hdrs.CACHE_CONTROL: "no-cache", hdrs.ETAG: f'"{tag}"'}
+        known = request.if_none_match or ()
+        if any(each.value in {tag, "*"} for each in known):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=content, headers={**headers, hdrs.CONTENT_TYPE: kind})
 
 
 class _RefusedError(AuthzError):

@@ -63,6 +63,19 @@ def test_an_edge(sight: Sight) -> None:
     }
 
 
+@pytest.mark.parametrize("span", ["24h", "7d", "30d"])
+def test_the_bars_above_the_slider_are_those_of_the_history(sight: Sight, span: str) -> None:
+    points = answered(sight, f"#/map?span={span}", "history")["points"]
+    assert sum(each["calls"] for each in points) > 0
+    bars = sight.find(".density i")
+    bars.nth(len(points) - 1).wait_for(state="attached")
+    shown = bars.evaluate_all("(all) => all.map(({ dataset }) => [Number(dataset.calls), Number(dataset.denied)])")
+    assert shown == [[each["calls"], each["denied"]] for each in points]
+    label = sight.find(".density").get_attribute("aria-label")
+    assert label is not None
+    assert label.startswith("calls over time: ")
+
+
 def test_an_edges_charts_have_the_points_of_its_history(sight: Sight) -> None:
     told = answered(sight, "#/map/edge/storefront/orders", "edges/storefront/orders/history?")
     sight.find(".points summary").click()

@@ -337,6 +337,16 @@ class TestAccess:
             assert headers["X-Frame-Options"] == "DENY"
             assert headers["Referrer-Policy"] == "no-referrer"
 
+    def test_a_file_of_the_page_is_sent_again_only_where_it_has_changed(self, hub: Hub) -> None:
+        for path in ("/", "/page/app.js", "/page/vendor/cytoscape.js"):
+            status, headers, body = hub.ask(path)
+            assert (status, headers["Cache-Control"]) == (200, "no-cache")
+            assert body
+            status, again, nothing = hub.ask(path, {"If-None-Match": headers["ETag"]})
+            assert (status, nothing, again["ETag"]) == (304, b"", headers["ETag"])
+            assert "default-src 'none'" in again["Content-Security-Policy"]
+            assert hub.ask(path, {"If-None-Match": '"another"'})[2] == body
+
     @pytest.mark.parametrize("path", ["/page/../server.py", "/page/..%2fserver.py", "/page//etc/passwd", "/page/%00"])
     def test_the_page_is_all_that_is_served_of_the_disk(self, hub: Hub, path: str) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=60)

@@ -4,7 +4,7 @@
 // arranged anew.
 
 import cytoscape from "../vendor/cytoscape.js";
-import { stops } from "./model.js";
+import { stops, withoutCalls } from "./model.js";
 import { count } from "../text.js";
 
 //: more edges than this are drawn straight, without names and arrows (those of what is pointed at have them): arrows take
@@ -28,7 +28,7 @@ function colours() {
 const tones = { allowed: "good", observed: "watch", denied: "bad" };
 
 function edgeLabel(edge) {
-  const parts = edge.calls > edge.denied || !edge.denied ? [count(edge.calls)] : [];
+  const parts = edge.calls > edge.denied || !edge.denied ? [edge.calls ? count(edge.calls) : withoutCalls(edge)] : [];
   if (edge.denied) parts.push(`✕ ${count(edge.denied)}`);
   if (edge.plain) parts.push("no TLS");
   if (edge.changes) parts.push(Object.keys(edge.changes).join(", "));

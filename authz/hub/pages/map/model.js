@@ -75,6 +75,14 @@ function added(sum, edge) {
 
 export const isTls = (version) => /^TLS/iu.test(version);
 
+// What stands for a version where the record has none. It tells of the connection that the sidecar accepted: a call that
+// goes out comes from the app beside it, and is encrypted behind the record, where it is sent at all.
+export function withoutVersion(edge, kind) {
+  if (kind === "third_party") return edge.allowed > edge.unreached ? "TLS from the caller's Envoy on" : "not sent";
+  const without = Object.entries(edge.tls ?? {}).reduce((sum, [version, calls]) => sum + (isTls(version) ? 0 : calls), 0);
+  return without <= edge.denied + edge.unreached ? "not sent" : "no TLS recorded";
+}
+
 // How many calls certainly went to a Service without TLS. What was refused at the caller, or never arrived, has no TLS
 // in its record because it was not sent; to a third party it is the caller's proxy that encrypts, behind the record.
 export function plaintext(edge, kind = "service") {
@@ -168,6 +176,13 @@ export function stops(edge) {
     at += (each / sum) * 100;
     return [name, from, at];
   });
+}
+
+// An edge on which no call began: calls of before ran or ended in this time, or it has gone since the span compared with.
+export function withoutCalls(edge) {
+  if (edge.cut) return `${edge.cut} cut`;
+  if (edge.compared?.change === "gone" || edge.changes?.gone) return "no calls";
+  return "only earlier calls";
 }
 
 export function inWords(edge) {

@@ -8,7 +8,7 @@ import { Calls } from "../records.js";
 import { here, link } from "../route.js";
 import { isLive, rangeOf, spanOf } from "../span.js";
 import * as text from "../text.js";
-import { isTls, plaintext } from "./model.js";
+import { isTls, plaintext, withoutCalls, withoutVersion } from "./model.js";
 
 const POINTS = 120;
 //: of any answer, whatever step it has
@@ -26,10 +26,11 @@ function Tally({ of, written = (name) => text.printable(name) }) {
   return html`<span class="tally">${found.map(([name, calls]) => html`<span>${written(name)} <${Num} value=${calls} /></span>`)}</span>`;
 }
 
-const tlsName = (version) => (isTls(version) ? text.printable(version).replace(/^TLSv1[_.]/u, "TLS 1.") : "no TLS recorded");
 
 export function Tls({ edge, kind }) {
   const plain = plaintext(edge, kind);
+  const without = withoutVersion(edge, kind);
+  const tlsName = (version) => (isTls(version) ? text.printable(version).replace(/^TLSv1[_.]/u, "TLS 1.") : without);
   return html`<span class="tls"><${Tally} of=${edge.tls} written=${tlsName} />${plain ? html` <${State} is="warn" label=${`${text.count(plain)} not encrypted`} />` : null}</span>`;
 }
 
@@ -118,7 +119,7 @@ export function EdgePanel({ from, to, kind, route }) {
   return html`<aside class="detail" aria-label="one edge" id="edge">
     <header class="detail-head"><h2>${title}</h2><a class="button quiet" href=${link(["map"], passed(route))} aria-label="close">✕</a></header>
     ${asked.error?.status === 404 ? html`<${Empty}>No call from the one to the other was ever seen.<//>` : html`<${Answer} from=${asked} what="this edge">${(edge) => html`
-      <${Shares} ...${edge} />
+      ${edge.calls ? html`<${Shares} ...${edge} />` : html`<p class="sub">No call began in this time: ${withoutCalls(edge)}.</p>`}
       <${Facts} of=${edgeFacts(edge)} />
       <dl class="rowfacts">
         <div><dt>encrypted by</dt><dd><${Tls} edge=${edge} kind=${kind} /></dd></div>

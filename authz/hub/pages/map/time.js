@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js"
 import { useApi } from "../api.js";
 import { Choice } from "../parts.js";
 import { go, here } from "../route.js";
-import { ageSeconds, printable, utc, utcDate, utcTime } from "../text.js";
+import { ageSeconds, count, duration, printable, utc, utcDate, utcTime } from "../text.js";
 
 const SPANS = ["24h", "7d", "30d"];
 const POSITIONS = 288;
@@ -22,15 +22,37 @@ function marksOf(revisions, windows, from, until) {
   return found.filter(({ at }) => at >= from && at <= until).slice(0, 200);
 }
 
+// How many calls there were: a bar for each step of the API's answer, none for those that it leaves out.
+function Density({ asked, from, length }) {
+  const { points = [], step_s: step = 3600 } = asked.data ?? {};
+  const most = points.reduce((found, each) => Math.max(found, each.calls), 0);
+  if (!most) return html`<div class="density"></div>`;
+  const width = (step * 1000 * 100) / length;
+  const every = step === 3600 ? "hour" : duration(step);
+  const label = `calls over time: ${count(points.reduce((sum, each) => sum + each.calls, 0))}, at most ${count(most)} in one ${every}`;
+  return html`<div class="density" role="img" aria-label=${label} title=${label}>${points.map((each) => {
+    const left = ((Date.parse(each.time) - from) / length) * 100;
+    const seen = Math.max(left, 0);
+    const style = { left: `${seen}%`, width: `${Math.max(0, Math.min(left + width, 100) - seen)}%`, height: `${Math.max((each.calls / most) * 100, 6)}%` };
+    return html`<i key=${each.time} style=${style} data-calls=${each.calls} data-denied=${each.denied}>${each.denied ? html`<b style=${{ height: `${Math.max((each.denied / each.calls) * 100, 12)}%` }}></b>` : null}</i>`;
+  })}</div>`;
+}
+
 export function TimeSlider({ route }) {
   const span = SPANS.includes(route.query.get("span")) ? route.query.get("span") : "24h";
   const at = route.query.get("at");
   const revisions = useApi(["revisions"]);
   const windows = useApi(["windows"]);
+  const density = useApi(["history"], { since: span }, { live: false });
+  const again = useRef(density.again);
+  again.current = density.again;
   const length = ageSeconds(span) * 1000;
   const [now, setNow] = useState(Date.now());
   useEffect(() => {
-    const timer = setInterval(() => setNow(Date.now()), 30_000);
+    const timer = setInterval(() => {
+      setNow(Date.now());
+      if (!document.hidden) again.current();
+    }, 60_000);
     return () => clearInterval(timer);
   }, []);
   const from = now - length;
@@ -57,6 +79,7 @@ export function TimeSlider({ route }) {
   return html`<div class="timeline" role="group" aria-label="time">
     <${Choice} label="how far back" value=${span} of=${SPANS.map((each) => [each, each])} onChoose=${(each) => go(here({ span: each }), { replace: true })} />
     <div class="track">
+      <${Density} asked=${density} from=${from} length=${length} />
       <div class="marks">${marks.map(
         (each) => html`<button type="button" class=${`mark ${each.tone}`} style=${{ left: place(each.at) }} title=${`${each.words}, ${utc(new Date(each.at))}`}
           aria-label=${`${each.words}, ${utc(new Date(each.at))}: show the map then`} onClick=${() => go(here({ at: new Date(each.at).toISOString() }))}>${each.sign}</button>`,

@@ -8,7 +8,7 @@ import { comparedWith, isLive, mapSpanOf, rangeOf } from "../span.js";
 import * as text from "../text.js";
 import { useTheme } from "../theme_choice.js";
 import { MapCanvas } from "./canvas.js";
-import { changeOf, GROUPED_ABOVE, isTls, mapOf } from "./model.js";
+import { changeOf, GROUPED_ABOVE, isTls, mapOf, withoutCalls } from "./model.js";
 import { EdgePanel, NodePanel, passed, Tls } from "./panel.js";
 import { TimeSlider } from "./time.js";
 
@@ -91,7 +91,7 @@ function Tip({ at }) {
   }
   return html`<div class="tip" style=${style} role="presentation">
     <b class="foreign">${at.edges > 1 ? `${at.edges} edges` : `${text.shortened(text.shortName(at.from), 50)} → ${text.shortened(text.shortName(at.to), 50)}`}</b>
-    <span>${text.count(at.calls)} calls: ${text.share(at.allowed, at.calls)} allowed${at.observed ? `, ${text.share(at.observed, at.calls)} observed` : ""}${at.denied ? `, ${text.count(at.denied)} denied` : ""}</span>
+    ${at.calls ? html`<span>${text.count(at.calls)} calls: ${text.share(at.allowed, at.calls)} allowed${at.observed ? `, ${text.share(at.observed, at.calls)} observed` : ""}${at.denied ? `, ${text.count(at.denied)} denied` : ""}</span>` : html`<span>no call began in this time: ${withoutCalls(at)}</span>`}
     <span>p50 ${text.milliseconds(at.p50_ms)} · p99 ${text.milliseconds(at.p99_ms)}</span>
     <span>${at.plain ? `▲ ${text.count(at.plain)} without TLS` : Object.keys(at.tls).filter(isTls).map(text.printable).join(", ")}</span>
   </div>`;

@@ -7,6 +7,15 @@ import { sourceOf, targetOf, whatOf } from "../records.js";
 import { link } from "../route.js";
 import * as text from "../text.js";
 
+// What the record does not say is not said: a call that goes out is encrypted by the caller's Envoy, behind its record.
+function WithoutTls({ record }) {
+  if (record.direction === "inbound") return html`<${State} is="warn" label="not encrypted" />`;
+  if (record.decision === "deny") return html`<span class="none">not sent</span>`;
+  if (record.destination.third_party) return "TLS from the caller's Envoy on";
+  if (record.destination.service) return "mTLS between the two Envoys; the callee's record says which";
+  return html`<span class="none">not recorded</span>`;
+}
+
 function Record({ record, url }) {
   const { caller, destination, tls } = record;
   return html`<${Panel} title="The call" url=${url}>
@@ -23,7 +32,7 @@ function Record({ record, url }) {
       <div><dt>policy</dt><dd><${Policy} value=${record.policy} reason=${record.reason} /></dd></div>
       ${record.shadow ? html`<div><dt>if enforced</dt><dd><${State} is=${record.shadow.decision} /> <${Reason} value=${record.shadow.reason} /> <${Policy} value=${record.shadow.policy} /></dd></div>` : null}
       ${record.valid_until ? html`<div><dt>valid until</dt><dd><${Time} at=${record.valid_until} /></dd></div>` : null}
-      <div><dt>encrypted by</dt><dd>${tls.version ? html`<${Foreign} value=${`${tls.version} ${tls.cipher ?? ""}`} />` : html`<${State} is="warn" label="not encrypted" />`}</dd></div>
+      <div><dt>encrypted by</dt><dd>${tls.version ? html`<${Foreign} value=${`${tls.version} ${tls.cipher ?? ""}`} />` : html`<${WithoutTls} record=${record} />`}</dd></div>
       ${tls.peer_serial ? html`<div><dt>certificate</dt><dd><${Foreign} value=${tls.peer_serial} mono /></dd></div>` : null}
       ${record.handshake ? html`<div><dt>handshake</dt><dd><${Foreign} value=${record.handshake.failure} longest=${400} />, claimed <${Foreign} value=${record.handshake.claimed} mono longest=${300} />, <${Num} value=${record.handshake.count} /> times</dd></div>` : null}
       <div><dt>decided at</dt><dd><${Foreign} value=${record.sidecar} />, ${record.direction}, in <${Num} value=${record.check_us} /> µs</dd></div>
