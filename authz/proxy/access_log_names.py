@@ -24,6 +24,9 @@ DIRECTION_TAG: Final = "direction"
 WORKLOAD_TAG: Final = "workload"
 #: The serial number of the peer's certificate, in hexadecimal; missing where there is none.
 SERIAL_TAG: Final = "serial"
+#: The metadata of an outbound call that says when, by its own clock, the callee's sidecar received it, in microseconds.
+PEER_CLOCK: Final = "authz.peer_clock"
+RECEIVED_US: Final = "received_us"
 #: A request's headers that entries of calls bring along, beside what they always have.
 METHOD_HEADER: Final = ":method"
 CONTENT_TYPE_HEADER: Final = "content-type"

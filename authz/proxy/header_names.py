@@ -25,6 +25,9 @@ X_AUTHZ_TLS_VERSION = "x-authz-tls-version"
 #: The inbound connection's cipher suite, as OpenSSL names it; for the check server only.
 X_AUTHZ_TLS_CIPHER = "x-authz-tls-cipher"
 
+#: In an answer between two sidecars: when the callee's received the call, by its clock; no app sees it.
+X_AUTHZ_RECEIVED = "x-authz-received"
+
 #: The decision's id, of a call that is to be held; for the hold server only, and what its route is found by.
 X_AUTHZ_HOLD = "x-authz-hold"
 

@@ -1,7 +1,8 @@
 """The two listeners of a sidecar: inbound for callers from the mesh, outbound for the app beside it.
 
 Both have the same filters, in this order: the check, the hold of long calls where there is one, the removal of what was
-for the check only, the router. Outbound one more, right behind the check, finds the addresses of ThirdParties. Upgrades
+for the check only, the router. Outbound there are two more: one right behind the check finds the addresses of
+ThirdParties, one before the router takes what the other sidecar says of its clock out of the answer. Upgrades
 (WebSocket, CONNECT) run through them too.
 
 Who could not even shake hands never becomes a request, so no check is made. It is told to control, where there is a
@@ -66,6 +67,7 @@ from authz.proxy.listener_names import (
     MAIN_CHAIN,
     THIRD_PARTY_DOOR,
 )
+from authz.proxy.peer_clock import clock_filter
 from authz.proxy.rendering import packed
 from authz.proxy.route import inbound_routes, outbound_routes
 from authz.proxy.socket_address import socket_address
@@ -172,6 +174,7 @@ def _connection_manager(spec: SidecarSpec, direction: Direction, routes: RouteCo
             *([address_filter()] if direction is Direction.OUTBOUND and spec.resolves_addresses else []),
             *hold_filters(spec),
             hardening.removal_after_the_check(),
+            *([clock_filter()] if direction is Direction.OUTBOUND else []),
             HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router(suppress_envoy_headers=True))),
         ],
         http_protocol_options=hardening.http1_options(),

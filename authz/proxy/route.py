@@ -49,8 +49,15 @@ from authz.proxy.cluster import (
 )
 from authz.proxy.errors import ProxyError
 from authz.proxy.hardening import NO_TIMEOUT
-from authz.proxy.header_names import GRPC_TIMEOUT, X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON
+from authz.proxy.header_names import (
+    GRPC_TIMEOUT,
+    X_AUTHZ_CALLER,
+    X_AUTHZ_DECISION_ID,
+    X_AUTHZ_REASON,
+    X_AUTHZ_RECEIVED,
+)
 from authz.proxy.hold_filter import held, is_to_be_held, not_held
+from authz.proxy.peer_clock import received_here, told_of_some_calls
 from authz.request import Direction
 
 if TYPE_CHECKING:
@@ -62,8 +69,9 @@ if TYPE_CHECKING:
 
 #: What is said to a request that a check server let through although nothing stands behind its host.
 NOWHERE_STATUS = 503
-#: Marks of a denial: an app or a ThirdParty must not be able to answer in a sidecar's name.
-DENIAL_HEADERS = (X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON)
+#: What only a sidecar says in answers, most of it of denials: an app or a ThirdParty must not be able to answer in its
+#: name.
+SIDECARS_HEADERS = (X_AUTHZ_CALLER, X_AUTHZ_DECISION_ID, X_AUTHZ_REASON, X_AUTHZ_RECEIVED)
 
 _ANY_CASE = "(?i)"
 #: gRPC over HTTP/2, Requests: what the policy language takes for a gRPC call's content type
@@ -103,12 +111,15 @@ def inbound_routes(spec: SidecarSpec, *, by_certificates: bool = False, held_alo
                 domains=["*"],
                 routes=[
                     Route(
-                        match=match,
+                        match=match if told is None else replace(match, runtime_fraction=told),
                         route=_to(APP_CLUSTER),
                         request_headers_to_remove=removed,
-                        response_headers_to_remove=list(DENIAL_HEADERS),
+                        response_headers_to_remove=list(SIDECARS_HEADERS),
+                        response_headers_to_add=[] if told is None else [received_here()],
                         typed_per_filter_config=hold,
                     )
+                    # Who is outside of any mesh need not know our clock to the microsecond.
+                    for told in ((None,) if by_certificates else (told_of_some_calls(), None))
                     for every in _every_path()
                     for match, removed, hold in _of_any_call(spec, every)
                     if hold or not held_alone
@@ -234,7 +245,7 @@ def _by_host(spec: SidecarSpec, entry: _Entry) -> Iterator[Route]:
             match=match,
             route=_to(entry.held_cluster if hold else entry.cluster),
             request_headers_to_remove=removed,
-            response_headers_to_remove=list(DENIAL_HEADERS) if entry.third_party else [],
+            response_headers_to_remove=list(SIDECARS_HEADERS) if entry.third_party else [],
             typed_per_filter_config=_extensions(spec, entry.destination) | entry.address | hold,
         )
 
@@ -253,7 +264,7 @@ def _tunnels(spec: SidecarSpec, tunnel: Tunnel, party: ThirdPartyDestination) ->
             match=match,
             route=action,
             request_headers_to_remove=removed,
-            response_headers_to_remove=list(DENIAL_HEADERS),
+            response_headers_to_remove=list(SIDECARS_HEADERS),
             typed_per_filter_config=_extensions(spec, party.name) | _address(spec, party, name, tunnel.port) | hold,
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
 
 from authz.cli.main import main
 from authz.policy_folder import load_policy_folder
@@ -21,6 +21,7 @@ from authz.proxy.addresses import TcpAddress
 from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.check_filter import authz_cluster, check_extensions, check_filter
 from authz.proxy.hold_filter import hold_clusters, hold_filters, not_held
+from authz.proxy.peer_clock import clock_filter, received_here
 from authz.proxy.rendering import rendered
 from authz.proxy.route import inbound_routes
 from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost
@@ -32,6 +33,8 @@ from tests.support.sidecar_specs import LOCAL, sidecar
 
 if TYPE_CHECKING:
     import betterproto2
+
+    from authz.proxy.spec import SidecarSpec
 
 pytestmark = pytest.mark.envoy
 
@@ -113,6 +116,11 @@ def _without_modes(cluster: Any) -> Any:
     return cluster
 
 
+def untold(spec: SidecarSpec) -> list[Route]:
+    """Give the inbound routes of calls whose answer does not say when they came."""
+    return [route for route in inbound_routes(spec).virtual_hosts[0].routes if not route.response_headers_to_add]
+
+
 def test_the_fragments_are_what_the_program_writes() -> None:
     told = fragments()
     assert told["cluster"] == _without_modes(as_json(authz_cluster(worker_sockets("/run/authz/check.sock", 2))))
@@ -126,15 +134,17 @@ def test_the_fragments_are_what_the_program_writes() -> None:
     assert told["calls"] == as_json(calls)
     assert told["receiver"] == _without_modes(as_json(receiver))
     assert told["removal"] == as_json(hardening.removal_after_the_check())
-    assert told["routes"]["routes"] == [as_json(route) for route in inbound_routes(spec).virtual_hosts[0].routes[:2]]
+    assert told["routes"]["routes"] == [as_json(route) for route in untold(spec)[:2]]
     holds = replace(spec, hold_socket="/run/authz/hold.sock")
     (hold,), (holder,) = hold_filters(holds), hold_clusters(holds)
     assert told["hold"] == as_json(hold)
     assert told["holder"] == _without_modes(as_json(holder))
-    assert told["held"]["routes"] == [as_json(route) for route in inbound_routes(holds).virtual_hosts[0].routes[:2]]
+    assert told["held"]["routes"] == [as_json(route) for route in untold(holds)[:2]]
     assert told["unheld"] == as_json(RouteConfiguration(typed_per_filter_config=not_held(holds)))
     extensions = check_extensions(Direction.INBOUND, "orders", "spiffe://shop.example/ns/shop/sa/orders")
     assert told["extensions"] == as_json(RouteConfiguration(typed_per_filter_config=extensions))
+    assert told["received"] == as_json(RouteConfiguration(response_headers_to_add=[received_here()]))
+    assert told["clock"] == as_json(clock_filter())
 
 
 def test_the_connection_manager_fragment_is_a_part_of_what_the_program_writes() -> None:

@@ -19,10 +19,12 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
 from google.protobuf.message import DecodeError
 
 from authz.instant import NS_PER_S
+from authz.proxy.access_log_names import PEER_CLOCK
 from authz.proxy.header_names import EXT_AUTHZ
 from authz.records.call_end import CallEnd, RunningBytes
 from authz.records.decision_record import MAX_DURATION_US, MAX_STATUS
 from authz.records.json_fields import MAX_COUNT
+from authz.sidecar.control.peer_clocks import PeerClocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,9 @@ FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
     ),
     "AccessLogCommon": (
         ("start_time", 5, "Timestamp"),
+        ("time_to_first_upstream_tx_byte", 7, "Timestamp"),
+        ("time_to_first_upstream_rx_byte", 9, "Timestamp"),
+        ("upstream_cluster", 15, "bytes"),
         ("response_flags", 16, "bytes"),
         ("metadata", 17, "Metadata"),
         ("duration", 23, "Timestamp"),
@@ -68,6 +73,7 @@ _SCALARS: Final = {
 _DECISION_ID: Final = re.compile(rb"[0-9a-f]{32}")
 _DECISION_ID_FIELD: Final = b"decision_id"
 _EXT_AUTHZ: Final = EXT_AUTHZ.encode()
+_PEER_CLOCK: Final = PEER_CLOCK.encode()
 #: envoy.data.accesslog.v3.AccessLogType; 0 is said by versions that know no others
 _NOT_SET, _PERIODIC, _END = 0, 5, 6
 #: what ends a call whose destination has answered it
@@ -108,6 +114,8 @@ class EndedCalls:
 
     def __init__(self) -> None:
         self._flags: dict[bytes, bool] = {b"": False}
+        #: what calls to other Services show of their clocks
+        self.clocks = PeerClocks()
         #: messages that were none, and entries without a decision's id
         self.unread = 0
 
@@ -118,10 +126,13 @@ class EndedCalls:
         except DecodeError:
             self.unread += 1
             return
+        # One call of each Service is enough: messages come five times a second, or more often.
+        looked_at: set[bytes] = set()
         for entry in entries:
             common = entry.common_properties
             kind = common.access_log_type
-            decision_id = self._decision_id(common.metadata.filter_metadata)
+            said = common.metadata.filter_metadata
+            decision_id = self._decision_id(said)
             if decision_id is None or kind not in {_NOT_SET, _PERIODIC, _END}:
                 # A call that Envoy itself refused before the check has no decision.
                 self.unread += decision_id is None and kind != _PERIODIC
@@ -132,6 +143,8 @@ class EndedCalls:
             if at_ns < 0 or not 0 <= duration_us <= MAX_DURATION_US:
                 self.unread += 1
                 continue
+            if (cluster := common.upstream_cluster) not in looked_at and self._saw_clock(cluster, common, said, at_ns):
+                looked_at.add(cluster)
             response = entry.response
             received_bytes = min(entry.request.request_body_bytes, MAX_COUNT)
             sent_bytes = min(response.response_body_bytes, MAX_COUNT)
@@ -164,6 +177,29 @@ class EndedCalls:
                         decision_id: bytes = field.value.string_value
                         return decision_id if _DECISION_ID.fullmatch(decision_id) is not None else None
         return None
+
+    def _saw_clock(self, cluster: bytes, common: Any, said: Any, at_ns: int) -> bool:
+        """Take what a call shows of the other sidecar's clock; gives whether there is no need to look at more."""
+        if (service := self.clocks.service_of(cluster)) is None:
+            return True
+        received_us = next(
+            (field.value.string_value for each in said if each.key == _PEER_CLOCK for field in each.value.fields), None
+        )
+        if received_us is None:
+            return False
+        began, left, answered = (
+            common.start_time,
+            common.time_to_first_upstream_tx_byte,
+            common.time_to_first_upstream_rx_byte,
+        )
+        began_ns = began.seconds * NS_PER_S + began.nanos
+        return self.clocks.heard(
+            service,
+            received_us,
+            left_ns=began_ns + left.seconds * NS_PER_S + left.nanos,
+            answered_ns=began_ns + answered.seconds * NS_PER_S + answered.nanos,
+            at_ns=at_ns,
+        )
 
     def _read_flags(self, encoded: bytes) -> bool:
         """Say whether flags mean that nobody was reached: numbers of fields, each a bool but for one message."""
@@ -205,6 +241,11 @@ class HeardCalls:
     def unread(self) -> int:
         """How many messages and entries said nothing."""
         return self._calls.unread
+
+    @property
+    def clocks(self) -> PeerClocks:
+        """What they show of other Services' clocks."""
+        return self._calls.clocks
 
     def add(self, message: bytes) -> None:
         """Take a message: called in the services' loop."""

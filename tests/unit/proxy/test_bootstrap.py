@@ -14,6 +14,7 @@ from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2  # noqa: F401 read as an Any
+from envoy.extensions.filters.http.header_to_metadata.v3 import header_to_metadata_pb2  # noqa: F401 same
 from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401 same
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
@@ -102,10 +103,12 @@ def test_equal_specs_give_equal_text() -> None:
 
 
 def test_the_check_comes_first_and_the_router_last() -> None:
-    for _, manager in managers(SPEC):
+    for name, manager in managers(SPEC):
+        clock = ["envoy.filters.http.header_to_metadata"] if name == "outbound" else []
         assert [one.name for one in manager.http_filters] == [
             "envoy.filters.http.ext_authz",
             "envoy.filters.http.header_mutation",
+            *clock,
             "envoy.filters.http.router",
         ]
         assert not any(one.disabled or one.is_optional for one in manager.http_filters)

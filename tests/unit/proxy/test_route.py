@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
+from envoy_data_plane.envoy.type.v3 import FractionalPercent
 from hypothesis import given, strategies as st
 
 from authz.policy.host import is_well_formed, requested_host
 from authz.policy.index import compile_index
 from authz.proxy.errors import ProxyError
-from authz.proxy.route import DENIAL_HEADERS, NOWHERE_STATUS, inbound_routes, outbound_routes
+from authz.proxy.route import NOWHERE_STATUS, SIDECARS_HEADERS, inbound_routes, outbound_routes
 from authz.proxy.spec import ServiceDestination, ThirdPartyDestination, ThirdPartyHost, Tunnel
 from tests.support.policy_sets import OPEN, document, parsed, service
 from tests.support.sidecar_specs import LOCAL, sidecar
@@ -208,7 +209,33 @@ def test_inbound_everything_but_connect_goes_to_the_app_and_no_denial_is_believe
         assert envoys_choice(inbound_routes(SPEC), host, "") == Chosen(cluster=None, status=NOWHERE_STATUS)
     (virtual_host,) = inbound_routes(SPEC).virtual_hosts
     for route in virtual_host.routes:
-        assert route.route is None or route.response_headers_to_remove == list(DENIAL_HEADERS)
+        assert route.route is None or route.response_headers_to_remove == list(SIDECARS_HEADERS)
+
+
+def test_one_call_in_ten_is_told_when_it_came_and_goes_where_all_others_go() -> None:
+    (virtual_host,) = inbound_routes(SPEC).virtual_hosts
+    told = [route for route in virtual_host.routes if route.response_headers_to_add]
+    rest = virtual_host.routes[len(told) :]
+    assert told
+    assert virtual_host.routes[: len(told)] == told
+    for route, usual in zip(told, rest, strict=False):
+        ((header,), fraction) = route.response_headers_to_add, route.match.runtime_fraction
+        assert (header.header.key, header.append_action.name) == ("x-authz-received", "OVERWRITE_IF_EXISTS_OR_ADD")
+        assert fraction is not None
+        assert (fraction.runtime_key, fraction.default_value) == ("", FractionalPercent(numerator=10))
+        assert replace(route, match=replace(route.match, runtime_fraction=None), response_headers_to_add=[]) == usual
+
+
+def test_callers_with_certificates_are_never_told_when_their_call_came() -> None:
+    (virtual_host,) = inbound_routes(SPEC, by_certificates=True).virtual_hosts
+    assert not any(route.response_headers_to_add for route in virtual_host.routes)
+
+
+def test_a_third_party_says_nothing_of_clocks() -> None:
+    routes = [route for host in ROUTES.virtual_hosts for route in host.routes if route.route is not None]
+    third = [route for route in routes if route.route.cluster.startswith("third_party_")]
+    assert third
+    assert all("x-authz-received" in route.response_headers_to_remove for route in third)
 
 
 def test_a_host_of_two_owners_is_refused() -> None:

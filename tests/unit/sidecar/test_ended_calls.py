@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from envoy.config.core.v3 import base_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
@@ -23,9 +24,12 @@ def message(
     said: dict[str, Any] | None = None,
     flags: dict[str, Any] | None = None,
     kind: str = "DownstreamEnd",
+    cluster: str = "service_catalog",
+    received_us: Any = None,
+    many: int = 1,
     **response: Any,
 ) -> bytes:
-    """Give a message with one entry as Envoy 1.40 wrote it."""
+    """Give a message with an entry, or as many of it, as Envoy 1.40 wrote it."""
     entry = {
         "protocol_version": "HTTP2",
         "common_properties": {
@@ -33,6 +37,9 @@ def message(
             "start_time": "2026-11-23T12:52:52.152186Z",
             "duration": "0.005193999s",
             "access_log_type": kind,
+            "time_to_first_upstream_tx_byte": "0.001s",
+            "time_to_first_upstream_rx_byte": "0.005s",
+            "upstream_cluster": cluster,
             "response_flags": flags or {},
             "metadata": {
                 "filter_metadata": {
@@ -40,6 +47,7 @@ def message(
                     "envoy.filters.http.ext_authz": {"reason": "allowed", "decision_id": DECISION_ID}
                     if said is None
                     else said,
+                    **({} if received_us is None else {"authz.peer_clock": {"received_us": received_us}}),
                 }
             },
         },
@@ -52,7 +60,7 @@ def message(
         },
     }
     logs = als_pb2.StreamAccessLogsMessage.HTTPAccessLogEntries(
-        log_entry=[json_format.ParseDict(entry, accesslog_pb2.HTTPAccessLogEntry())]
+        log_entry=[json_format.ParseDict(entry, accesslog_pb2.HTTPAccessLogEntry())] * many
     )
     return als_pb2.StreamAccessLogsMessage(http_logs=logs).SerializeToString()
 
@@ -98,6 +106,47 @@ def test_an_entry_without_a_decision_is_counted_and_nothing_else() -> None:
     assert calls.unread == 5
     assert list(calls.read(message(kind="DownstreamStart"))) == []
     assert calls.unread == 5
+
+
+RECEIVED_US = str(STARTED_NS // 1000 + 3_000)
+#: the callee's reading may be a microsecond later than it says
+_NEARLY_ZERO = pytest.approx(0, abs=0.000001)
+
+
+def test_the_end_of_a_call_and_one_that_runs_show_the_other_sidecars_clock() -> None:
+    for kind in ("DownstreamEnd", "DownstreamPeriodic"):
+        calls = EndedCalls()
+        assert len(list(calls.read(message(kind=kind, received_us=RECEIVED_US)))) == 1
+        (shown,) = calls.clocks.to_json()
+        assert (shown["service"], shown["skew_s"], shown["within_s"]) == ("catalog", _NEARLY_ZERO, 0.002)
+
+
+def test_an_app_and_a_third_party_show_no_clock() -> None:
+    for cluster in ("app", "third_party_acme_api.acme.example_443", ""):
+        calls = EndedCalls()
+        list(calls.read(message(cluster=cluster, received_us=RECEIVED_US)))
+        assert (calls.clocks.to_json(), calls.clocks.malformed) == ([], 0)
+
+
+def test_one_call_of_a_service_is_looked_at_in_a_message() -> None:
+    calls = EndedCalls()
+    assert len(list(calls.read(message(received_us="no time", many=7)))) == 7
+    assert calls.clocks.malformed == 7
+    with pytest.MonkeyPatch.context() as patch:
+        looked: list[str] = []
+        patch.setattr(calls.clocks, "heard", lambda service, *_, **__: looked.append(service) or True)
+        list(calls.read(message(received_us=RECEIVED_US, many=7)))
+    assert looked == ["catalog"]
+
+
+@given(
+    received_us=st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.integers(0, 2**63).map(str)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+)
+def test_whatever_a_peer_says_of_its_clock_the_end_of_its_call_is_the_same(received_us: Any) -> None:
+    assert read(message(received_us=received_us)) == read(message())
 
 
 @given(st.binary(max_size=300))
