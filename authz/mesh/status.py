@@ -212,6 +212,15 @@ def _clock_json(clock: ReportedClock) -> dict[str, Any]:
         "last_step_s": clock.last_step_s,
         "unsafe": clock.unsafe,
         "fault": clock.fault,
+        "peers": [
+            {
+                "service": peer.service,
+                "skew_s": peer.skew_s,
+                "within_s": peer.within_s,
+                "seen": None if peer.seen is None else f"{peer.seen:%Y-%m-%dT%H:%M:%SZ}",
+            }
+            for peer in clock.peers
+        ],
     }
 
 

@@ -100,6 +100,19 @@ def _remarks(status: MeshStatus) -> Iterator[str]:
         yield ""
         yield "clocks that are not as they should be:"
         yield from clocks
+    peers = [
+        f"{one.service.name}: {_peer_clocks(one.clock)}" for one in status.services if one.clock and one.clock.peers
+    ]
+    if peers:
+        yield ""
+        yield "clocks of the Services that each has called, beside its own:"
+        yield from peers
+
+
+def _peer_clocks(clock: ReportedClock) -> str:
+    return ", ".join(
+        f"{quoted(peer.service)} {peer.skew_s:+.3f} s (within {peer.within_s:.3f} s)" for peer in clock.peers
+    )
 
 
 def _clock_remarks(clock: ReportedClock | None) -> Iterator[str]:

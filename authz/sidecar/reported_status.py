@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +47,16 @@ class ReportedFederation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedPeer:
+    """By how much the clock of a Service's sidecar is ahead, to within how much, as seen then."""
+
+    service: str
+    skew_s: float
+    within_s: float
+    seen: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedClock:
     """How it stands with a sidecar's clock; `latest` is None unless the clock is behind it."""
 
@@ -57,6 +68,7 @@ class ReportedClock:
     last_step_s: float | None
     unsafe: bool
     fault: str | None
+    peers: tuple[ReportedPeer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +162,16 @@ def _clock(data: Any) -> ReportedClock:
         last_step_s=None if step is None else float(step["seconds"]),
         unsafe=data["unsafe"] is True,
         fault=_optional(data["fault"]),
+        peers=tuple(map(_peer, data.get("peers", ()))),
+    )
+
+
+def _peer(data: Any) -> ReportedPeer:
+    return ReportedPeer(
+        service=_text(data["service"]),
+        skew_s=_finite(data["skew_s"]),
+        within_s=_finite(data["within_s"]),
+        seen=_instant(data["seen"]),
     )
 
 
@@ -173,6 +195,13 @@ def _number(value: Any) -> int:
     if type(value) is not int:
         raise TypeError
     return value
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError
+    return number
 
 
 def _instant(value: Any) -> datetime | None:

@@ -130,6 +130,8 @@ class ControlProcess:
         self._told_to_end = self._told_to_reopen = False
         self._files_s = self._counted_s = -FILES_S
         self._refused = 0
+        self._peers = None if heard is None else heard.clocks
+        self._peers_said: list[dict[str, object]] = []
 
     def run(self) -> None:
         """Work until told to end, or left alone."""
@@ -225,6 +227,7 @@ class ControlProcess:
                 svid_expires_ns=svid_expires_ns,
                 lag_s=self._lag.lag_s,
                 refused=sum(cell.refused for cell in self._shared.worker_cells),
+                skew_s=None if self._peers is None else self._peers.furthest_s,
             )
 
         metrics = SidecarMetrics(self._records, shipper=self._shipper, now=now)
@@ -337,9 +340,12 @@ class ControlProcess:
                 faults=notice.faults,
                 identity=None if self._delivery is None else self._delivery.status(),
                 federation=None if self._delivery is None else self._delivery.federation(),
-                clock=self._clock.report().to_json(),
+                clock=self._clock.report().to_json() | self._peers_json(),
                 drain=None if self._running is None else self._running.counts.to_json(),
             )
+
+    def _peers_json(self) -> dict[str, object]:
+        return {} if self._peers is None else {"peers": self._peers.to_json()}
 
     def _pause_s(self, idle_looks: int) -> float:
         """Say how long to wait for the next record, having found none so often."""
@@ -402,9 +408,21 @@ class ControlProcess:
             self._look_at_identity()
             if self._authorities is not None:
                 self._authorities.look()
+            self._look_at_peers(moved=False)
         if now_s - self._counted_s >= _COUNTED_INTERVAL_S:
             self._counted_s = now_s
             self._say_counted()
+            self._look_at_peers(moved=True)
+
+    def _look_at_peers(self, *, moved: bool) -> None:
+        """Say what is known of other sidecars' clocks, where there is a new one, or where any of them has `moved`."""
+        if self._peers is None:
+            return
+        self._peers.warn(time.time_ns())
+        peers = self._peers.to_json()
+        if len(peers) != len(self._peers_said) or (moved and peers != self._peers_said):
+            self._peers_said = peers
+            self._write_status()
 
     def _follow_authorities(self, names: Sequence[str]) -> None:
         if self._authorities is None:

@@ -40,13 +40,17 @@ _US_PER_S: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SidecarNow:
-    """How the sidecar stands; `lag_s` is for how long newer files could not be used, `refused` checks were shed."""
+    """How the sidecar stands; `lag_s` is for how long newer files could not be used, `refused` checks were shed.
+
+    `skew_s` is that of the clock that is furthest from ours, of all Services that were called; None where none was.
+    """
 
     revision: str | None
     ready: bool
     svid_expires_ns: int | None
     lag_s: float
     refused: int
+    skew_s: float | None = None
 
 
 class SidecarMetrics:
@@ -126,6 +130,12 @@ class SidecarMetrics:
         if now.svid_expires_ns is not None:
             yield GaugeMetricFamily(
                 "authz_svid_expiry_timestamp_seconds", "When the SVID ends", now.svid_expires_ns / NS_PER_S
+            )
+        if now.skew_s is not None:
+            yield GaugeMetricFamily(
+                "authz_peer_clock_skew_seconds",
+                "By how much the clock is ahead that differs most, of the sidecars of all Services called",
+                now.skew_s,
             )
         yield CounterMetricFamily("authz_checks_refused", "Checks that were shed, overloaded", now.refused)
 

@@ -40,7 +40,9 @@ class StatusFile:
     "clock" is {"behind": bool, "latest": RFC 3339|null, "steps_forward": int, "steps_back": int, "last_step":
     {"seconds", "to": RFC 3339}|null, "unsafe": bool, "fault": str|null}: `behind` the latest instant
     that it has shown, which is `latest` then; how often it was set since the sidecar began, and by how much the last
-    time; whether tests say what it is; what is wrong with that, or with keeping it.
+    time; whether tests say what it is; what is wrong with that, or with keeping it. Where Envoy tells of calls there
+    is "peers" in it, [{"service", "skew_s", "within_s", "seen": RFC 3339}]: of each Service that was called, by how
+    much the clock of its sidecar is ahead of ours, by how much that may be wrong, and when that was.
 
     Where connections can be drained there is "drain": {"drains", "ended_calls", "failed"}: how often they were since
     control began, how many calls that has ended, and how often it could not be done, or ended nothing.

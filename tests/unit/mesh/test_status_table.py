@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from authz.mesh.state import RunningService
 from authz.mesh.status import MeshStatus, PolicyStatus, ServiceStatus
 from authz.mesh.status_table import status_table
-from authz.sidecar.reported_status import ReportedDrain, ReportedIdentity
+from authz.sidecar.reported_status import ReportedClock, ReportedDrain, ReportedIdentity, ReportedPeer
 
 _SERVICE = RunningService(
     name="orders",
@@ -25,7 +25,13 @@ _SERVICE = RunningService(
 )
 
 
-def table(identity: ReportedIdentity | None, *, issuer: int | None = 4711, drain: ReportedDrain | None = None) -> str:
+def table(
+    identity: ReportedIdentity | None,
+    *,
+    issuer: int | None = 4711,
+    drain: ReportedDrain | None = None,
+    clock: ReportedClock | None = None,
+) -> str:
     service = ServiceStatus(
         service=_SERVICE,
         pids={"sidecar": 12},
@@ -33,6 +39,7 @@ def table(identity: ReportedIdentity | None, *, issuer: int | None = 4711, drain
         not_ready=(),
         identity=identity,
         drain=drain,
+        clock=clock,
     )
     return status_table(
         MeshStatus(
@@ -77,3 +84,24 @@ def test_drains_are_told_with_what_they_ended_and_what_failed() -> None:
     assert "failed" not in told
     assert "it failed 2 times" in table(None, drain=ReportedDrain(drains=0, ended_calls=0, failed=2))
     assert "drained" not in table(None, drain=ReportedDrain(drains=0, ended_calls=0, failed=0))
+
+
+def test_the_clock_of_each_service_that_was_called_is_beside_the_callers() -> None:
+    def clock(*peers: ReportedPeer) -> ReportedClock:
+        return ReportedClock(
+            behind=False,
+            latest=None,
+            steps_forward=0,
+            steps_back=0,
+            last_step_s=None,
+            unsafe=False,
+            fault=None,
+            peers=peers,
+        )
+
+    ahead = ReportedPeer(service="catalog", skew_s=0.0004, within_s=0.0021, seen=datetime(2026, 11, 23, tzinfo=UTC))
+    behind = ReportedPeer(service="pay\x1bments", skew_s=-3600.0, within_s=0.4, seen=None)
+    told = table(None, clock=clock(ahead, behind)).splitlines()
+    assert told[-2] == "clocks of the Services that each has called, beside its own:"
+    assert told[-1] == r"orders: `catalog` +0.000 s (within 0.002 s), `pay\x1bments` -3600.000 s (within 0.400 s)"
+    assert "called" not in table(None, clock=clock())

@@ -19,7 +19,9 @@ from tests.support.recording_bench import RecordingBench, end_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-NOW = SidecarNow(revision="a" * 64, ready=True, svid_expires_ns=1_800_000_000 * 10**9, lag_s=2.5, refused=7)
+NOW = SidecarNow(
+    revision="a" * 64, ready=True, svid_expires_ns=1_800_000_000 * 10**9, lag_s=2.5, refused=7, skew_s=-1.5
+)
 
 
 def told(metrics: SidecarMetrics) -> dict[str, float]:
@@ -56,6 +58,7 @@ def test_every_number_is_told(tmp_path: Path) -> None:
     assert numbers[f"authz_policy_info,revision={'a' * 64}"] == 1
     assert numbers["authz_svid_expiry_timestamp_seconds"] == 1_800_000_000
     assert numbers["authz_checks_refused_total"] == 7
+    assert numbers["authz_peer_clock_skew_seconds"] == -1.5
 
 
 def test_no_caller_chooses_a_label_or_how_many_there_are(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from authz.sidecar.control.status_file import StatusFile
 from authz.sidecar.reported_status import (
     MAX_STATUS_FILE_BYTES,
     ReportedDrain,
+    ReportedPeer,
     ReportedStatus,
     reported_status,
     status_from_json,
@@ -30,6 +31,22 @@ IDENTITY: dict[str, object] = {
     "lag": 4.5,
     "fault": "gone",
     "sds_fault": None,
+}
+PEER: dict[str, object] = {
+    "service": "catalog",
+    "skew_s": -1.5,
+    "within_s": 0.002,
+    "seen": "2026-11-23T15:00:00.000Z",
+}
+CLOCK: dict[str, object] = {
+    "behind": False,
+    "latest": None,
+    "steps_forward": 0,
+    "steps_back": 1,
+    "last_step": {"seconds": -3600.0, "to": "2026-11-23T15:00:00.000Z"},
+    "unsafe": False,
+    "fault": None,
+    "peers": [PEER],
 }
 DRAIN: dict[str, object] = {"drains": 3, "ended_calls": 12, "failed": 1}
 FEDERATION: dict[str, object] = {
@@ -57,6 +74,28 @@ def test_what_a_sidecar_has_written_reads_back(tmp_path: Path) -> None:
     assert told.drain == ReportedDrain(drains=3, ended_calls=12, failed=1)
 
 
+def test_what_is_known_of_other_clocks_reads_back_and_a_sidecar_that_says_nothing_of_them_knows_none(
+    tmp_path: Path,
+) -> None:
+    file = StatusFile(service="orders", state=tmp_path, pid=os.getpid())
+    for clock, peers in (
+        (
+            CLOCK,
+            (
+                ReportedPeer(
+                    service="catalog", skew_s=-1.5, within_s=0.002, seen=datetime(2026, 11, 23, 15, tzinfo=UTC)
+                ),
+            ),
+        ),
+        ({name: value for name, value in CLOCK.items() if name != "peers"}, ()),
+    ):
+        file.write(ready=True, revision="r", faults=(), clock=clock)
+        told = reported_status(tmp_path)
+        assert told is not None
+        assert told.clock is not None
+        assert (told.clock.last_step_s, told.clock.peers) == (-3600.0, peers)
+
+
 def test_a_folder_without_a_status_file_says_nothing(tmp_path: Path) -> None:
     assert reported_status(tmp_path) is None
 
@@ -75,6 +114,10 @@ def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
         {"revision": 5},
         {"faults": [5]},
         {"identity": "x"},
+        {"clock": {**CLOCK, "peers": 5}},
+        {"clock": {**CLOCK, "peers": [{**PEER, "skew_s": "much"}]}},
+        {"clock": {**CLOCK, "peers": [{**PEER, "skew_s": float("inf")}]}},
+        {"clock": {**CLOCK, "peers": [{**PEER, "service": None}]}},
         {"identity": {**IDENTITY, "not_after": "soon"}},
         {"identity": {**IDENTITY, "lag": "x"}},
         {"federation": {}, "faults": 5},
