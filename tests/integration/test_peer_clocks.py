@@ -111,7 +111,7 @@ def test_the_clock_of_a_service_that_was_called_is_shown_and_only_to_who_called_
     # One clock: whatever is shown is wrong by what it may be at most.
     assert abs(shown["skew_s"]) <= shown["within_s"]
     assert peers(mesh, "catalog") == []
-    assert "orders: `catalog` " in authz("mesh", "status", "--state", str(mesh.state)).stdout
+    assert "orders: `catalog` " in authz("mesh", "status", "--state", str(mesh.state), "-o", "pretty").stdout
 
 
 def test_apps_see_nothing_of_it_and_what_they_say_of_it_is_not_believed(mesh: LocalMesh) -> None:
