@@ -86,14 +86,14 @@ def _wrong_caller(stage: Stage) -> Outcome:
 
 
 def _no_certificate(stage: Stage) -> Outcome:
-    asked, refused = stage.decisions("catalog"), stage.failed_handshakes("catalog")
+    asked, refused = stage.checks("catalog"), stage.failed_handshakes("catalog")
     told = len(stage.refused_handshakes("catalog"))
     stage.say("(a TLS connection to catalog's inbound port, without a client certificate)")
     stage.say(f"refused: {stage.knock_without_certificate('catalog')}")
     stage.until(lambda: stage.failed_handshakes("catalog") > refused, "the refused handshake to be counted")
     stage.until(lambda: len(stage.refused_handshakes("catalog")) > told, "its record")
     stage.say(f"recorded: {stage.refused_handshakes('catalog')[-1]}")
-    reached = stage.decisions("catalog") - asked
+    reached = stage.checks("catalog") - asked
     return Outcome(
         expected="handshake refused, counted and recorded; checks asked: 0",
         came=f"handshake refused, counted and recorded; checks asked: {reached}",

@@ -16,6 +16,7 @@ from authz.mesh.calls.call import CallAnswer, MeshCall
 from authz.mesh.envoy_admin import envoy_counters
 from authz.mesh.errors import MeshError
 from authz.policy_folder import load_policy_folder
+from authz.proxy.check_filter import AUTHZ_CLUSTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 _PATIENCE_S: Final = 20.0
 #: how often something is asked that tells nobody when it changes
 _LOOK_S: Final = 0.02
-#: a record follows its answer by a fiftieth of a second
-_SETTLED_S: Final = 0.2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,13 +78,13 @@ class Stage:
                 raise MeshError(f"waited {_PATIENCE_S:.0f} s in vain for {what}")
             time.sleep(_LOOK_S)
 
-    def decisions(self, service: str) -> int:
-        """Count the decisions that a Service's sidecar has made, once no more are being written."""
-        count = -1
-        while (now := sum("handshake" not in one for one in self._records(service))) != count:
-            count = now
-            time.sleep(_SETTLED_S)
-        return count
+    def checks(self, service: str) -> int:
+        """Count what a Service's Envoy has asked of its sidecar.
+
+        It counts before it asks: who was answered is in it, while a record may follow its answer late.
+        """
+        counters = envoy_counters(self._admin(service), f"cluster.{AUTHZ_CLUSTER}.upstream_rq_total")
+        return counters[f"cluster.{AUTHZ_CLUSTER}.upstream_rq_total"]
 
     def refused_handshakes(self, service: str) -> list[str]:
         """Give what the decision log of a Service says of handshakes that failed, oldest first."""
@@ -101,7 +100,7 @@ class Stage:
 
     def failed_handshakes(self, service: str) -> int:
         """Count the TLS handshakes that a Service's Envoy has refused."""
-        counters = envoy_counters(self.service(service).admin.removeprefix("unix:"), "ssl.")
+        counters = envoy_counters(self._admin(service), "ssl.")
         return sum(
             value
             for name, value in counters.items()
@@ -134,6 +133,9 @@ class Stage:
     def finish(self, pid: int) -> None:
         """End a process that is held."""
         os.kill(pid, signal.SIGKILL)
+
+    def _admin(self, service: str) -> str:
+        return self.service(service).admin.removeprefix("unix:")
 
     def _sidecar_pid(self, service: str) -> int:
         status = next(one for one in self.mesh.status().services if one.service.name == service)
