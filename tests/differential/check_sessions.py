@@ -164,7 +164,8 @@ def _malformed(asked: bytes) -> Iterator[Session]:
     yield one("an unknown pseudo-header", ((":x", "1"), *grpc_fields()), good)
     yield one("a line end in a value", grpc_fields(CHECK, ("x-a", "1\r\nx-b: 2")), good)
     yield one("a pseudo-header in trailers", None, data(1, message(asked)), headers(1, ((":path", "/"),), end=True))
-    yield one("trailers that do not end", None, data(1, message(asked)), headers(1, (("x-end", "1"),)))
+    # In one piece: grpcio, where it has time to answer the message first, takes no notice of what follows.
+    yield one("trailers that do not end", None, data(1, message(asked)) + headers(1, (("x-end", "1"),)))
 
 
 def _broken(asked: bytes) -> Iterator[Session]:
