@@ -57,6 +57,7 @@ def test_the_key_is_in_no_text_of_it() -> None:
         .public_key()
         .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
     ],
+    ids=("none", "cut", "of another", "of another kind", "public"),
 )
 def test_another_key_is_refused_without_a_word_of_it(key: bytes) -> None:
     with pytest.raises(HeldSvidError) as raised:
