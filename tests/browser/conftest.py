@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.conditions import eventually
 from tests.support.hub_process import Hub
 from tests.support.shop import Shop, allow_refunds, now_s, write_policies
 
@@ -67,11 +68,10 @@ def hub(policies: Path, shop: Shop) -> Iterator[Hub]:
 @pytest.fixture(scope="session")
 def changed_policies(hub: Hub, policies: Path) -> str:
     """A second revision, which the hub has noticed."""
-    from tests.browser.sight import eventually  # noqa: PLC0415 needs no driver, but its module does
 
     before = hub.answer("/policies")["revision"]
     allow_refunds(policies)
-    eventually(lambda: hub.answer("/policies")["revision"] != before)
+    assert eventually(lambda: hub.answer("/policies")["revision"] != before)
     return str(hub.answer("/policies")["revision"])
 
 

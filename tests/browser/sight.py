@@ -6,15 +6,12 @@ That is: an error in a script, a breach of the Content-Security-Policy, a reques
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Request
 
 #: for what has to happen; never a measure of how fast it does
@@ -151,11 +148,3 @@ class Sight:
         self._context.close()
         if kind is None:
             assert self.faults == []
-
-
-def eventually(true: Callable[[], bool], patience_s: float = 60) -> None:
-    """Ask until it is so; for what another process does and tells nobody."""
-    end_s = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)

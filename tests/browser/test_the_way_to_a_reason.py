@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.sight import eventually
+from tests.support.conditions import eventually
 from tests.support.shop import Shop, denied_flow
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def test_the_end_of_a_window_is_told_as_it_happens(sight: Sight, hub: Hub, polic
         f"  window: {{opens: 2026-01-01T00:00:00Z, closes: {closes:%Y-%m-%dT%H:%M:%SZ}}}\n"
     )
     try:
-        eventually(lambda: bool(short_lived()))
+        assert eventually(lambda: bool(short_lived()))
         row = sight.find("main tbody tr", has_text="short-lived is ended").first
         row.wait_for()
         row.get_by_role("link", name="short-lived").click()

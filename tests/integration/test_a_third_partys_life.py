@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.conditions import eventually
 from tests.support.local_mesh import (
     LocalMesh,
     admin_stats,
     authz,
-    eventually,
     raw_request,
     request,
     tls_context,

@@ -20,9 +20,10 @@ from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.spec import SidecarSpec
 from authz.svid_files import write_svid
 from tests.support.check_request import check_request
+from tests.support.conditions import eventually
 from tests.support.echo_process import EchoProcess
 from tests.support.envoy_process import EnvoyProcess
-from tests.support.local_mesh import Answer, LocalMesh, eventually, raw_request, tls_connection, tls_context
+from tests.support.local_mesh import Answer, LocalMesh, raw_request, tls_connection, tls_context
 from tests.support.named_callers import CallersAuthority, dns, uri
 from tests.support.partner import new_authority
 from tests.support.policy_sets import ENDED, OPEN, service, write

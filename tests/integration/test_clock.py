@@ -15,27 +15,12 @@ from tests.support.check_request import check_request
 from tests.support.conditions import eventually
 from tests.support.local_mesh import LocalMesh, authz
 from tests.support.sidecar_process import SidecarProcess, reason
+from tests.support.window_close import SET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SET = """
-apiVersion: authz/v1
-kind: Mesh
-metadata: {name: shop}
-spec: {trustDomains: [shop.example]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: orders}
-spec: {identities: ["spiffe://shop.example/orders"]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: catalog}
-spec: {identities: ["spiffe://shop.example/catalog"]}
-"""
 WINDOWS = {
     "/closing": "{closes: 2026-06-01T16:30:00Z}",
     "/opening": "{opens: 2026-06-02T08:00:00Z}",

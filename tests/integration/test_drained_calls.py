@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from authz.proxy.listener_names import HELD_SERVER_NAME
-from tests.integration.test_held_calls import EARLY_S, EDITS, KEPT
-from tests.support.local_mesh import LocalMesh, eventually, request
+from tests.support.conditions import eventually
+from tests.support.local_mesh import LocalMesh, mesh_of, request
 from tests.support.long_streams import LongStream, every_long_stream
 from tests.support.revoking_edit import (
     DRAINED_KINDS,
+    EARLY_S,
+    EDITS,
+    KEPT,
     allow_for_an_hour,
     cut_by,
     ends_of,
@@ -41,11 +44,7 @@ HELD_AND_NOT = ("server-sent events, HTTP/1.1", "WebSocket, active, HTTP/2", "gR
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
-    folder = tmp_path_factory.mktemp("mesh")
-    policies = folder / "policies"
-    policies.mkdir()
-    (policies / "set.yaml").write_text(SET)
-    with LocalMesh(policies=policies, state=folder / "state").running() as running:
+    with mesh_of(tmp_path_factory.mktemp("mesh"), SET) as running:
         yield running
 
 
@@ -273,10 +272,7 @@ spec:
 
 
 def test_a_download_from_a_third_party_ends_when_it_is_decommissioned(tmp_path: Path) -> None:
-    policies = tmp_path / "policies"
-    policies.mkdir()
-    (policies / "set.yaml").write_text(SET + PARTNER.format(closes="2099-01-01T00:00:00Z"))
-    with LocalMesh(policies=policies, state=tmp_path / "state").running() as mesh:
+    with mesh_of(tmp_path, SET + PARTNER.format(closes="2099-01-01T00:00:00Z")) as mesh:
         begun_s = time.time()
         runs = every_long_stream(mesh.service("orders")["outbound"], "api.acme.example", "/export/")
         streams = [LongStream(kind, runs[kind]) for kind in DRAINED_KINDS]

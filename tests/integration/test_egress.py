@@ -24,9 +24,10 @@ import pytest
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
 from authz.svid_files import write_svid
+from tests.support.conditions import eventually
 from tests.support.envoy_process import EnvoyProcess, validation
 from tests.support.internet import Internet, SeenCall
-from tests.support.local_mesh import CALL_PATIENCE_S, Answer, authz, eventually, raw_request
+from tests.support.local_mesh import CALL_PATIENCE_S, Answer, authz, raw_request
 from tests.support.name_server import NameServer, name_servers
 from tests.support.network_namespaces import NEEDS_ROOT, InsideAndOutside, give
 from tests.support.policy_sets import OPEN, document, service, write

@@ -11,6 +11,7 @@ import json
 import socket
 import ssl
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +35,19 @@ pytestmark = pytest.mark.envoy
 VECTORS = yaml.safe_load((Path(__file__).parents[1] / "conformance/identity/x509_svid.yaml").read_text())
 #: what is decided in one second is past before a handshake is
 CASES = [each for each in VECTORS["cases"] if "at_once" not in each]
-NOW = datetime.now(UTC).replace(microsecond=0)
 SHOP, ACME = "shop.example", "acme.example"
 _TYPE = "type.googleapis.com/envoy."
 
 
+@cache
+def now() -> datetime:
+    """Give when the first case was made: in a long run of all tests the modules were read long before."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
 def certificates_of(case: dict[str, Any]) -> Certificates:
     described = {**VECTORS["certificates"], **case.get("certificates", {})}
-    return Certificates({**described, **({"leaf": case["leaf"]} if "leaf" in case else {})}, NOW)
+    return Certificates({**described, **({"leaf": case["leaf"]} if "leaf" in case else {})}, now())
 
 
 def bundles_of(case: dict[str, Any], certificates: Certificates) -> dict[str, bytes]:
@@ -61,7 +67,7 @@ def _private(certificates: Certificates, name: str) -> bytes:
 
 def _filter_chain(number: int, case: dict[str, Any]) -> dict[str, Any]:
     certificates = certificates_of(case)
-    server = Certificates({"root": {"signer": True}, "server": {"uris": ["spiffe://shop.example/server"]}}, NOW)
+    server = Certificates({"root": {"signer": True}, "server": {"uris": ["spiffe://shop.example/server"]}}, now())
     domains = [{"name": name, "trust_bundle": _inline(pem)} for name, pem in bundles_of(case, certificates).items()]
     validator = {
         "name": "envoy.tls.cert_validator.spiffe",
@@ -148,7 +154,7 @@ def our_verdict(case: dict[str, Any]) -> str:
         bundle_from_pem(pem, TrustDomain(name=name)) for name, pem in bundles_of(case, certificates).items()
     ]
     try:
-        verify_x509_svid([certificates.der(name) for name in case.get("chain", ["leaf"])], Trust.of(bundles), NOW)
+        verify_x509_svid([certificates.der(name) for name in case.get("chain", ["leaf"])], Trust.of(bundles), now())
     except X509SvidError:
         return "refused"
     return "accepted"

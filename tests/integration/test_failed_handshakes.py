@@ -28,9 +28,10 @@ from authz.proxy.tls import svid_secret
 from authz.records.handshake_allowance import MOST_OF_AN_ADDRESS
 from authz.svid_files import write_svid
 from tests.support import certificates
+from tests.support.conditions import eventually
 from tests.support.echo_process import EchoProcess
 from tests.support.envoy_process import EnvoyProcess
-from tests.support.local_mesh import eventually, raw_request
+from tests.support.local_mesh import raw_request
 from tests.support.policy_sets import ORDERS_AND_CATALOG, ORDERS_READ_CATALOG, write
 from tests.support.sidecar_process import SidecarProcess
 

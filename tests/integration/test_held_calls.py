@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from tests.support.local_mesh import LocalMesh, eventually, request
+from tests.support.conditions import eventually
+from tests.support.local_mesh import LocalMesh, mesh_of, request
 from tests.support.long_streams import Ended, LongStream, grpc_unanswered
 from tests.support.revoking_edit import (
+    EARLY_S,
+    EDITS,
     HELD_KINDS,
+    KEPT,
     allow_for_an_hour,
     cut_by,
     ends_of,
     hold_of,
-    move_close_back,
     opened,
     remove_policy,
     replace_file,
-    revoke_identity,
 )
 from tests.support.window_close import PATIENCE_S, SET, Close, closing, put, records_since
 
@@ -34,24 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.envoy
 
-#: each way to take a grant back, and what a new call hears from then on
-EDITS = {
-    "a policy is removed": (remove_policy, {"no_policy"}),
-    # The sidecar of who is revoked has no identity a moment later, and Envoy's configuration still says that it has.
-    "an identity is revoked": (revoke_identity, {"unidentified", "internal_error"}),
-    "a close is moved into the past": (move_close_back, {"closed"}),
-}
 STATUS = {"no_policy": 403, "unidentified": 401, "internal_error": 503, "closed": 403}
-#: rounding down to whole milliseconds, and the clocks' reading
-EARLY_S = 0.05
-KEPT = """
-apiVersion: authz/v1
-kind: MicroPolicy
-metadata: {name: kept}
-spec:
-  from: [{services: [orders]}]
-  to: [{services: [catalog], operations: [{methods: all, paths: ["/kept/{**}"]}]}]
-"""
 LONG_LIVED = SET.replace(
     '"spiffe://shop.example/catalog"]',
     '"spiffe://shop.example/catalog"], api: [{name: tail, methods: [GET], paths: ["/tail/{file}"], longLived: true}]',
@@ -60,11 +45,7 @@ LONG_LIVED = SET.replace(
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
-    folder = tmp_path_factory.mktemp("mesh")
-    policies = folder / "policies"
-    policies.mkdir()
-    (policies / "set.yaml").write_text(SET)
-    with LocalMesh(policies=policies, state=folder / "state").running() as running:
+    with mesh_of(tmp_path_factory.mktemp("mesh"), SET) as running:
         yield running
 
 

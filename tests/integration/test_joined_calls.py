@@ -11,8 +11,9 @@ import pytest
 
 from tests.integration.test_failed_handshakes import Bench, running, tls
 from tests.integration.test_sidecar_processes import another
+from tests.support.conditions import eventually
 from tests.support.intake import Intake
-from tests.support.local_mesh import eventually, raw_request
+from tests.support.local_mesh import raw_request
 
 if TYPE_CHECKING:
     import ssl

@@ -19,8 +19,9 @@ from authz.identity.authority_state import authority_from_json
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
 from authz.svid_files import write_svid
 from tests.support.check_request import check_request
+from tests.support.conditions import eventually
 from tests.support.jwt_svids import NS_PER_S, TokenIssuer, bearer, unsigned_token
-from tests.support.local_mesh import LocalMesh, eventually, raw_request, request, tls_connection, tls_context
+from tests.support.local_mesh import LocalMesh, raw_request, request, tls_connection, tls_context
 from tests.support.policy_sets import document, service, write
 from tests.support.sidecar_process import PATIENCE_S, SidecarProcess, ask, reason
 

@@ -20,11 +20,12 @@ import pytest
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
 from authz.sidecar.control.call_recording import JOINED_WITHIN_S
+from tests.support.conditions import eventually
 from tests.support.local_mesh import (
     CALL_PATIENCE_S,
     LocalMesh,
     admin_stats,
-    eventually,
+    mesh_of,
     raw_request,
     request,
     tls_connection,
@@ -96,11 +97,7 @@ spec:
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
-    folder = tmp_path_factory.mktemp("mesh")
-    policies = folder / "policies"
-    policies.mkdir()
-    (policies / "set.yaml").write_text(SET)
-    with LocalMesh(policies=policies, state=folder / "state").running() as running:
+    with mesh_of(tmp_path_factory.mktemp("mesh"), SET) as running:
         yield running
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.conditions import eventually
-from tests.support.local_mesh import LocalMesh
+from tests.support.local_mesh import mesh_of
 from tests.support.many_streams import cuts, held, round_of
 from tests.support.window_close import SET
 
@@ -26,10 +26,7 @@ EARLY_S = 0.1
 
 
 def test_each_of_a_hundred_streams_ends_at_its_own_close_and_nothing_of_them_is_left(tmp_path: Path) -> None:
-    policies = tmp_path / "policies"
-    policies.mkdir()
-    (policies / "set.yaml").write_text(SET)
-    with LocalMesh(policies=policies, state=tmp_path / "state").running() as mesh:
+    with mesh_of(tmp_path, SET) as mesh:
         before = held(mesh)
         begun_s = time.time()
         streams = round_of(mesh, STREAMS, lead_s=LEAD_S, apart_s=APART_S)

@@ -19,7 +19,8 @@ from authz.identity.bundle import bundle_from_pem
 from authz.identity.spiffe_id import TrustDomain
 from authz.identity.trust import Trust
 from authz.identity.x509_chain import chain_from_pem, verify_x509_svid
-from tests.support.local_mesh import LocalMesh, eventually, request
+from tests.support.conditions import eventually
+from tests.support.local_mesh import LocalMesh, mesh_of, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,11 +67,7 @@ SHOP = TrustDomain(name="shop.example")
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
-    folder = tmp_path_factory.mktemp("mesh")
-    policies = folder / "policies"
-    policies.mkdir()
-    (policies / "set.yaml").write_text(SET)
-    with LocalMesh(policies=policies, state=folder / "state").running() as running:
+    with mesh_of(tmp_path_factory.mktemp("mesh"), SET) as running:
         yield running
 
 

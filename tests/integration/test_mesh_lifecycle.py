@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +18,13 @@ import pytest
 from authz.mesh.calls.call import MeshCall
 from authz.mesh.errors import NoMeshError
 from authz.mesh.running_mesh import Mesh
+from tests.support.conditions import eventually
 from tests.support.leftovers import Traces
-from tests.support.local_mesh import UP_PATIENCE_S, LocalMesh, authz
+from tests.support.local_mesh import LocalMesh, authz
 from tests.support.policy_sets import MIXED, ONE_SERVICE, service, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.envoy
 
@@ -38,16 +38,6 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
     shutil.copytree(SHOP, folder / "policies")
     with LocalMesh(policies=folder / "policies", state=folder / "state").running() as running:
         yield running
-
-
-def eventually(true: Callable[[], bool], patience_s: float = UP_PATIENCE_S) -> bool:
-    """Ask until it is so; for what another process does and tells nobody."""
-    end_s = time.monotonic() + patience_s
-    while time.monotonic() < end_s:
-        if true():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def running(mesh: LocalMesh) -> Mesh:

@@ -8,7 +8,6 @@ import http.client
 import json
 import tempfile
 import threading
-import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from authz.proxy.bootstrap import sidecar_bootstrap
 from authz.proxy.spec import ServiceDestination, SidecarSpec
 from authz.svid_files import write_svid
 from tests.support.bundle_site import serving, svid_of
+from tests.support.conditions import eventually
 from tests.support.echo_process import EchoProcess
 from tests.support.envoy_process import EnvoyProcess
 from tests.support.local_mesh import Answer, raw_request, tls_connection, tls_context
@@ -34,7 +34,7 @@ from tests.support.sidecar_process import SidecarProcess
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from authz.identity.authority import Authority
     from authz.identity.bundle import Bundle
@@ -268,8 +268,8 @@ def test_who_ends_federation_ends_it_on_connections_that_are_open(
         answer = raw_request(connection, "GET", "/items/1", "catalog")
         assert (answer.status, answer.reason) == (401, "untrusted")
     # Whoever comes anew does not even get a handshake, once Envoy has heard of it.
-    until(lambda: asked(shop, partner) is None)
-    until(lambda: not list((shop.folder / "state").rglob("acme.example.json")))
+    assert eventually(lambda: asked(shop, partner) is None)
+    assert eventually(lambda: not list((shop.folder / "state").rglob("acme.example.json")))
 
 
 def test_a_partners_new_authority_comes_over_its_endpoint_and_the_old_one_goes(
@@ -278,20 +278,12 @@ def test_a_partners_new_authority_comes_over_its_endpoint_and_the_old_one_goes(
     old, new = tls_of(PARTNERS, PARTNER, tmp_path), tls_of(PARTNERS_NEXT, PARTNER, tmp_path)
     assert asked(shop, new) is None
     endpoint.bundle = bundle_of(PARTNERS, PARTNERS_NEXT, sequence=2, refresh_hint=timedelta(seconds=5))
-    until(lambda: asked(shop, new) is not None)
+    assert eventually(lambda: asked(shop, new) is not None)
     answer = asked(shop, old)
     assert answer is not None
     assert answer.status == 200
     endpoint.bundle = bundle_of(PARTNERS_NEXT, sequence=3, refresh_hint=timedelta(seconds=5))
-    until(lambda: asked(shop, old) is None)
+    assert eventually(lambda: asked(shop, old) is None)
     answer = asked(shop, new)
     assert answer is not None
     assert answer.status == 200
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for what an Envoy tells nobody of."""
-    end_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.1)

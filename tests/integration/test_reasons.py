@@ -18,7 +18,8 @@ from authz.policy.document import SourceFile
 from authz.policy.policy_set import parse_policy_set
 from authz.sidecar.control.last_good import FILE_NAME as LAST_GOOD
 from tests.conformance.vector_cases import VECTORS, Case, cases_of
-from tests.support.local_mesh import Answer, eventually, raw_request, request, tls_connection, tls_context
+from tests.support.conditions import eventually
+from tests.support.local_mesh import Answer, raw_request, request, tls_connection, tls_context
 from tests.support.policy_sets import service, write
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import grpc
 import pytest
 
 from tests.integration.test_failed_handshakes import running, tls
-from tests.support.local_mesh import LocalMesh, authz, eventually, request
+from tests.support.conditions import eventually
+from tests.support.local_mesh import LocalMesh, authz, mesh_of, request
 from tests.support.long_streams import Ended, LongStream, grpc_unanswered
 from tests.support.window_close import KINDS, PATIENCE_S, SET, Close, close_on_every_stream, closing, put
 
@@ -33,11 +34,7 @@ SVIDS_LIFE = timedelta(seconds=8)
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
-    folder = tmp_path_factory.mktemp("mesh")
-    policies = folder / "policies"
-    policies.mkdir()
-    (policies / "set.yaml").write_text(SET)
-    with LocalMesh(policies=policies, state=folder / "state").running() as running:
+    with mesh_of(tmp_path_factory.mktemp("mesh"), SET) as running:
         yield running
 
 

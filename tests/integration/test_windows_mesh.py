@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.local_mesh import LocalMesh, authz, eventually, raw_request, request, tls_connection, tls_context
+from tests.support.conditions import eventually
+from tests.support.local_mesh import LocalMesh, authz, raw_request, request, tls_connection, tls_context
 from tests.support.long_streams import Ended, LongStream, every_long_stream
 from tests.support.policy_sets import service, write
 from tests.support.policy_texts import document

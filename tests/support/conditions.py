@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: a bound for what must happen, never a measure of how fast it does
-PATIENCE_S = 30.0
-_ASK_EVERY_S = 0.02
+PATIENCE_S = 60.0
+_ASK_EVERY_S = 0.05
 
 
 def eventually(true: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:

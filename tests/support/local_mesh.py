@@ -9,12 +9,13 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from authz.mesh.running_mesh import Mesh
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 #: bounds for what must happen, never a measure of how fast it does
@@ -45,16 +46,6 @@ def authz(*arguments: str, check: bool = False, patience_s: float = UP_PATIENCE_
     )
 
 
-def eventually(true: Callable[[], bool], patience_s: float = 10) -> bool:
-    """Ask until it is so; for what another process does and tells nobody."""
-    end_s = time.monotonic() + patience_s
-    while time.monotonic() < end_s:
-        if true():
-            return True
-        time.sleep(0.02)
-    return False
-
-
 class LocalMesh:
     def __init__(self, *, policies: Path, state: Path, more: tuple[str, ...] = ()) -> None:
         self.policies = policies
@@ -73,7 +64,8 @@ class LocalMesh:
             authz("mesh", "down", "--state", str(self.state), check=True)
 
     def status(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(authz("mesh", "status", "--state", str(self.state), "-o", "json").stdout)
+        """Give what `authz mesh status -o json` prints, without a process for each look."""
+        told: dict[str, Any] = json.loads(json.dumps(Mesh(str(self.state)).status().to_json()))
         return told
 
     def service(self, name: str) -> dict[str, Any]:
@@ -84,6 +76,16 @@ class LocalMesh:
         assert ended.returncode in (0, 1), ended.stderr
         told: dict[str, Any] = json.loads(ended.stdout)
         return told
+
+
+@contextlib.contextmanager
+def mesh_of(folder: Path, policy_set: str) -> Iterator[LocalMesh]:
+    """Run a mesh in this folder, whose policies are one file `set.yaml`."""
+    policies = folder / "policies"
+    policies.mkdir()
+    (policies / "set.yaml").write_text(policy_set)
+    with LocalMesh(policies=policies, state=folder / "state").running() as running:
+        yield running
 
 
 def request(

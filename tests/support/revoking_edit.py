@@ -8,7 +8,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.support.local_mesh import eventually, request
+from tests.support.conditions import eventually
+from tests.support.local_mesh import request
 from tests.support.long_streams import Ended, LongStream, every_long_stream
 from tests.support.window_close import KINDS, PATIENCE_S, SET, WATCH, Close, closing, cuts_of, put, records_since
 
@@ -25,6 +26,16 @@ ORDERS: Final = "spiffe://shop.example/orders"
 REVOKING_SET: Final = SET.replace(
     "trustDomains: [shop.example]", f'trustDomains: [shop.example], revoked: ["{ORDERS}"]'
 )
+#: rounding down to whole milliseconds, and the clocks' reading
+EARLY_S: Final = 0.05
+KEPT: Final = """
+apiVersion: authz/v1
+kind: MicroPolicy
+metadata: {name: kept}
+spec:
+  from: [{services: [orders]}]
+  to: [{services: [catalog], operations: [{methods: all, paths: ["/kept/{**}"]}]}]
+"""
 
 
 def replace_file(mesh: LocalMesh, name: str, text: str) -> None:
@@ -58,6 +69,15 @@ def revoke_identity(mesh: LocalMesh) -> None:
 def move_close_back(mesh: LocalMesh) -> None:
     """Have the window closed already."""
     replace_file(mesh, "timed.yaml", closing(datetime.now(UTC) - timedelta(seconds=1)))
+
+
+#: each way to take a grant back, and what a new call hears from then on
+EDITS: Final[dict[str, tuple[Callable[[LocalMesh], None], set[str]]]] = {
+    "a policy is removed": (remove_policy, {"no_policy"}),
+    # The sidecar of who is revoked has no identity a moment later, and Envoy's configuration still says that it has.
+    "an identity is revoked": (revoke_identity, {"unidentified", "internal_error"}),
+    "a close is moved into the past": (move_close_back, {"closed"}),
+}
 
 
 def opened(mesh: LocalMesh, kinds: tuple[str, ...], path: str = WATCH) -> list[LongStream]:
