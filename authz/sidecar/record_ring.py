@@ -9,7 +9,8 @@ A consumer that finds nothing for a while says that it sleeps; the next `put` wa
 consumer that is awake looks by itself: then `put` makes no system call at all.
 
 The layout: 64 bytes of header, then the entries: length, CRC-32 and position, then the record, in steps of 8 bytes. An
-entry does not wrap: what is left at the end of the memory is padding.
+entry does not wrap: what is left at the end of the memory is padding. The CRC begins with the complement of position
+and length, so that zeros, which memory has that nobody has written to, are no entry.
 
 INVARIANT (bytes are claims): whatever stands in the memory, `take` ends, raises nothing, and gives only entries whose
 position and CRC are right; from the first that is not, it skips to `head` and counts it.
@@ -89,7 +90,7 @@ class RingProducer:
             offset = 0
         start = _HEADER_BYTES + offset
         self._memory[start : start + _ENTRY_BYTES + length] = (
-            _PACKED_ENTRY(length, crc32(record, (head ^ length) & _MASK_32), head) + record
+            _PACKED_ENTRY(length, crc32(record, ~(head ^ length) & _MASK_32), head) + record
         )
         words[_HEAD] = end
         if words[_SLEEPS]:
@@ -192,7 +193,7 @@ class RingConsumer:
             # INVARIANT (bytes are claims)
             if said == position and size <= rest and size <= head - position:
                 record = memory[start + _ENTRY_BYTES : start + size]
-                if crc32(record, (position ^ length) & _MASK_32) == checksum:
+                if crc32(record, ~(position ^ length) & _MASK_32) == checksum:
                     position += (size + _STEP_BYTES - 1) & -_STEP_BYTES
                     total += length
                     taken.append(Entry(record, position))
