@@ -124,7 +124,8 @@ def is_from(difference: Difference, indexes: Indexes, call: Call) -> bool:
 def is_to(difference: Difference, indexes: Indexes, call: Call) -> bool:
     parties = [called_party(index, call) for index in indexes]
     names = {party.name for party in parties if party is not None}
-    # A host that changes hands is told as it is written.
+    # A host that changes hands is told as it is written; most have a dot, which no name of a party has.
+    names.add(call.host.lower().partition(":")[0])
     return not names.isdisjoint(difference.destinations) or any("." in name for name in difference.destinations)
 
 
