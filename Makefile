@@ -18,6 +18,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 
+# Each process that a test starts, and each worker, would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 SCREENSHOTS ?= .cache/screenshots
 SECONDS ?= 60
 TARGETS ?=
