@@ -36,6 +36,7 @@ from authz.sidecar.channel import (
 from authz.sidecar.check.native import native_server
 from authz.sidecar.child_process import adopt_orphans, fork_child
 from authz.sidecar.control.status_file import say_status
+from authz.sidecar.control_seen import ControlSeen
 from authz.sidecar.errors import SidecarError
 from authz.sidecar.generations import Generations
 from authz.sidecar.hold.hold_seen import HoldSeen
@@ -58,8 +59,6 @@ _log = logging.getLogger(__name__)
 LOOK_S: Final = 0.1
 #: how often the sockets are
 SOCKETS_S: Final = 1.0
-#: control may wait for a disk much longer than a worker for anything
-CONTROL_HUNG_AFTER_LOOKS: Final = 100
 #: how long the status file is waited for before it is said what stands in it
 STATUS_PATIENCE_S: Final = 1.0
 #: checks under way at the end get so long, and control so long for the last records; together less than who started
@@ -107,7 +106,7 @@ class Supervisor:
         self._control: Channel | None = None
         self._control_pid = 0
         self._control_starts = Backoff()
-        self._control_beats = self._control_missed = 0
+        self._control_seen = ControlSeen()
         self._control_has_run = False
         self._hold = None if settings.hold_socket is None else HoldSeen(settings, self._shared)
         self._failure: SidecarError | None = None
@@ -311,7 +310,7 @@ class Supervisor:
         self._control_pid = fork_child("authz-control", run, outlives=True)
         theirs.close()
         self._control = ours
-        self._control_missed = 0
+        self._control_seen.begins(self._shared.control_cell.beats)
         self._watch(ours, self._hear_control)
 
     def _control_ended(self, how: str) -> None:
@@ -370,11 +369,8 @@ class Supervisor:
         self._generations.look()
 
     def _look_at_control(self) -> None:
-        beats = self._shared.control_cell.beats
-        self._control_missed = 0 if beats != self._control_beats else self._control_missed + 1
-        self._control_beats = beats
-        if self._control_missed >= CONTROL_HUNG_AFTER_LOOKS and self._control_pid:
-            self._control_missed = 0
+        if self._control_pid and self._control_seen.is_hung(self._shared.control_cell.beats):
+            self._control_seen.begins(self._shared.control_cell.beats)
             _log.error("control is hung; it is killed")
             os.kill(self._control_pid, signal.SIGKILL)
 
