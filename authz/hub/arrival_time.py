@@ -18,7 +18,8 @@ from authz.hub.store.store import HOURS
 from authz.records.flow import INTERVAL_S
 
 if TYPE_CHECKING:
-    from authz.hub.arrival import Arrival, Row
+    from authz.hub.arrival import Arrival
+    from authz.hub.columns import Row
     from authz.hub.kept_record import KeptRecord
     from authz.hub.store.store import Retention
 
