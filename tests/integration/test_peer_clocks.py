@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from tests.support.local_mesh import Answer, LocalMesh, authz, eventually, request
+from tests.support.conditions import eventually
+from tests.support.local_mesh import Answer, LocalMesh, authz, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

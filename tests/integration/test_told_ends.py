@@ -20,7 +20,8 @@ import pytest
 from authz.proxy.access_log_names import CUTS_LOG
 from authz.proxy.header_names import DRAINED_DETAILS, EXT_AUTHZ, HOLD_CUT_DETAILS, HOLD_LOST_DETAILS, OVER_DETAILS
 from tests.integration.test_drained_calls import listeners_of
-from tests.support.local_mesh import LocalMesh, eventually, request
+from tests.support.conditions import eventually
+from tests.support.local_mesh import LocalMesh, request
 from tests.support.revoking_edit import (
     DRAINED_KINDS,
     HELD_KINDS,
