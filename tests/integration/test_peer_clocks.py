@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.conditions import eventually
 from tests.support.local_mesh import Answer, LocalMesh, authz, request
+from tests.support.window_close import SET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,28 +24,13 @@ PATIENCE_S = 150
 CALLS = 100
 HEADER = "x-authz-received"
 FORGED = "1000000000000000"
-SET = """
-apiVersion: authz/v1
-kind: Mesh
-metadata: {name: shop}
-spec: {trustDomains: [shop.example]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: orders}
-spec: {identities: ["spiffe://shop.example/orders"]}
----
-apiVersion: authz/v1
-kind: Service
-metadata: {name: catalog}
-spec: {identities: ["spiffe://shop.example/catalog"]}
----
+POLICIES = f"""{SET}---
 apiVersion: authz/v1
 kind: MicroPolicy
-metadata: {name: orders-use-catalog}
+metadata: {{name: orders-use-catalog}}
 spec:
-  from: [{services: [orders]}]
-  to: [{services: [catalog], operations: [{methods: [GET], paths: ["/items/{id}"]}]}]
+  from: [{{services: [orders]}}]
+  to: [{{services: [catalog], operations: [{{methods: [GET], paths: ["/items/{{id}}"]}}]}}]
 """
 
 
@@ -53,7 +39,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
     folder = tmp_path_factory.mktemp("mesh")
     policies = folder / "policies"
     policies.mkdir()
-    (policies / "set.yaml").write_text(SET)
+    (policies / "set.yaml").write_text(POLICIES)
     with LocalMesh(policies=policies, state=folder / "state").running() as running:
         yield running
 

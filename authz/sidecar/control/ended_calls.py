@@ -14,8 +14,6 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
 from google.protobuf.message import DecodeError
 
 from authz.instant import NS_PER_S
@@ -24,14 +22,14 @@ from authz.proxy.header_names import EXT_AUTHZ
 from authz.records.call_end import CallEnd, RunningBytes
 from authz.records.decision_record import MAX_DURATION_US, MAX_STATUS
 from authz.records.json_fields import MAX_COUNT
+from authz.sidecar.control.field_table import FieldTable, message_classes
 from authz.sidecar.control.peer_clocks import PeerClocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PACKAGE: Final = "authz.access_log"
-#: message -> (field, number, what it is: a scalar or one of these messages; with [] where it repeats)
-FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
+FIELDS: Final[FieldTable] = {
     "StreamAccessLogsMessage": (("http_logs", 2, "HTTPAccessLogEntries"),),
     "HTTPAccessLogEntries": (("log_entry", 1, "HTTPAccessLogEntry[]"),),
     "HTTPAccessLogEntry": (
@@ -63,13 +61,6 @@ FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
     ),
     "UInt32Value": (("value", 1, "uint32"),),
 }
-_SCALARS: Final = {
-    "bytes": Field.TYPE_BYTES,
-    "int32": Field.TYPE_INT32,
-    "int64": Field.TYPE_INT64,
-    "uint32": Field.TYPE_UINT32,
-    "uint64": Field.TYPE_UINT64,
-}
 _DECISION_ID: Final = re.compile(rb"[0-9a-f]{32}")
 _DECISION_ID_FIELD: Final = b"decision_id"
 _EXT_AUTHZ: Final = EXT_AUTHZ.encode()
@@ -88,25 +79,7 @@ _MOST_FLAGS: Final = 256
 MOST_HEARD: Final = 50_000
 
 
-def _message_class() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(name="authz/access_log.proto", package=_PACKAGE, syntax="proto3")
-    for message, fields in FIELDS.items():
-        described = file.message_type.add(name=message)
-        for name, number, kind in fields:
-            label = Field.LABEL_REPEATED if kind.endswith("[]") else Field.LABEL_OPTIONAL
-            field = described.field.add(name=name, number=number, label=label)
-            plain = kind.removesuffix("[]")
-            if plain in _SCALARS:
-                field.type = _SCALARS[plain]
-            else:
-                field.type = Field.TYPE_MESSAGE
-                field.type_name = f".{_PACKAGE}.{plain}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.StreamAccessLogsMessage"))
-
-
-_StreamAccessLogsMessage: Final = _message_class()
+_StreamAccessLogsMessage: Final = message_classes(_PACKAGE, FIELDS)["StreamAccessLogsMessage"]
 
 
 class EndedCalls:

@@ -16,13 +16,11 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
-
 from authz.instant import NS_PER_S
 from authz.records.decision_record import record_from_json
 from authz.records.latency_histogram import MAX_BUCKETS, NONE, LatencyHistogram
 from authz.request import Direction
+from authz.sidecar.control.field_table import FieldTable, message_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,8 +29,8 @@ if TYPE_CHECKING:
     from authz.records.flow import Flow
 
 _PACKAGE: Final = "authz.otlp"
-#: message -> (field, number, what it is); opentelemetry/proto/{collector,metrics,logs,resource,common}/v1
-FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
+#: opentelemetry/proto/{collector,metrics,logs,resource,common}/v1
+FIELDS: Final[FieldTable] = {
     "ExportMetricsServiceRequest": (("resource_metrics", 1, "ResourceMetrics[]"),),
     "ResourceMetrics": (("resource", 1, "Resource"), ("scope_metrics", 2, "ScopeMetrics[]")),
     "Resource": (("attributes", 1, "KeyValue[]"),),
@@ -79,15 +77,8 @@ FIELDS: Final[dict[str, tuple[tuple[str, int, str], ...]]] = {
     "KeyValue": (("key", 1, "string"), ("value", 2, "AnyValue")),
     "AnyValue": (("string_value", 1, "string"), ("int_value", 3, "int64")),
 }
-_SCALARS: Final = {
-    "string": Field.TYPE_STRING,
-    "bool": Field.TYPE_BOOL,
-    "int32": Field.TYPE_INT32,
-    "int64": Field.TYPE_INT64,
-    "fixed64": Field.TYPE_FIXED64,
-    "sfixed64": Field.TYPE_SFIXED64,
-    "double": Field.TYPE_DOUBLE,
-}
+#: unions in the protocol: of those a field counts also where it is 0 or empty
+_UNIONS: Final = {"AnyValue": frozenset({"string_value", "int_value"}), "NumberDataPoint": frozenset({"as_int"})}
 _DELTA: Final = 1
 #: SeverityNumber: INFO and WARN
 _INFO, _WARN = (9, "INFO"), (13, "WARN")
@@ -101,30 +92,7 @@ _GRPC: Final = "grpc"
 _Attributes = tuple[tuple[str, str], ...]
 
 
-def _classes() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(name="authz/otlp.proto", package=_PACKAGE, syntax="proto3")
-    for message, fields in FIELDS.items():
-        described = file.message_type.add(name=message)
-        # AnyValue and data points are unions in the protocol: of those a field counts also where it is 0 or empty.
-        if message in {"AnyValue", "NumberDataPoint"}:
-            described.oneof_decl.add(name="value")
-        for name, number, kind in fields:
-            label = Field.LABEL_REPEATED if kind.endswith("[]") else Field.LABEL_OPTIONAL
-            field = described.field.add(name=name, number=number, label=label)
-            plain = kind.removesuffix("[]")
-            if plain in _SCALARS:
-                field.type = _SCALARS[plain]
-            else:
-                field.type = Field.TYPE_MESSAGE
-                field.type_name = f".{_PACKAGE}.{plain}"
-            if message == "AnyValue" or name == "as_int":
-                field.oneof_index = 0
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in FIELDS}
-
-
-_CLASSES: Final = _classes()
+_CLASSES: Final = message_classes(_PACKAGE, FIELDS, unions=_UNIONS)
 
 
 def metrics_message(flows: Sequence[Flow], *, service: str) -> bytes:
