@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from authz.hub.columns import DURATIONS, STATUSES
-from authz.hub.latency import quantile_ms
+from authz.hub.edges import NONE, SUMMED_ON_MAP, edges_of
+from authz.hub.latency import quantiles_ms
 from authz.hub.store.spans import finest_step_s
 from authz.hub.store.store import HOURS, STEP_S
-from authz.instant import NS_PER_S, rfc3339_from_ns
+from authz.instant import NS_PER_S, rfc3339_from_s
 from authz.records.flow import INTERVAL_S
 
 if TYPE_CHECKING:
@@ -22,27 +23,20 @@ if TYPE_CHECKING:
     from authz.hub import answers
     from authz.hub.store.store import Store
 
-#: what an edge without TLS, or without a protocol, stands under
-NONE: Final = "none"
 _SUMMED: Final = ("calls", "cut", "unreached", "received", "sent", *STATUSES, *DURATIONS)
-#: what the map shows of them: each column less is some hundredths of the work, since rows are sorted with all they have
-_SUMMED_ON_MAP: Final = tuple(column for column in _SUMMED if column not in STATUSES)
-#: what a series adds to an edge: sums, on the map without statuses, then the latency histogram
-_NUMBERS, _NUMBERS_ON_MAP = (
-    ", ".join(
-        (
-            "SUM(f.calls)",
-            "SUM(CASE WHEN s.decision = 'allow' THEN f.calls ELSE 0 END)",
-            "SUM(CASE WHEN s.decision = 'deny' THEN f.calls ELSE 0 END)",
-            "SUM(CASE WHEN s.reason = 'observed' THEN f.calls ELSE 0 END)",
-            "SUM(f.cut)",
-            "SUM(f.unreached)",
-            "SUM(f.received)",
-            "SUM(f.sent)",
-            *(f"SUM(f.{column})" for column in columns),
-        )
+#: what a series adds to an edge: sums, then the latency histogram
+_NUMBERS: Final = ", ".join(
+    (
+        "SUM(f.calls)",
+        "SUM(CASE WHEN s.decision = 'allow' THEN f.calls ELSE 0 END)",
+        "SUM(CASE WHEN s.decision = 'deny' THEN f.calls ELSE 0 END)",
+        "SUM(CASE WHEN s.reason = 'observed' THEN f.calls ELSE 0 END)",
+        "SUM(f.cut)",
+        "SUM(f.unreached)",
+        "SUM(f.received)",
+        "SUM(f.sent)",
+        *(f"SUM(f.{column})" for column in (*STATUSES, *DURATIONS)),
     )
-    for columns in ((*STATUSES, *DURATIONS), DURATIONS)
 )
 _NUMBERS_COUNT: Final = 8
 #: Rows that an edge counts. A call that runs on into another interval moves bytes there, ends there, is cut there: such
@@ -50,8 +44,9 @@ _NUMBERS_COUNT: Final = 8
 _COUNTED: Final = f"""(calls > 0 OR (count = 0
     AND cut + received + sent + {" + ".join((*STATUSES, *DURATIONS))} > 0))"""
 #: A row of an hour says only that; where nothing came after the span, the series itself knows better.
-_LAST: Final = """MAX(CASE WHEN s.last_s IS NOT NULL AND s.last_s < :until AND s.last_s > f.last_s
-    THEN s.last_s ELSE f.last_s END)"""
+_LAST_OF_SERIES: Final = """CASE WHEN s.last_s IS NOT NULL AND s.last_s < :until AND s.last_s > f.last_s
+    THEN s.last_s ELSE f.last_s END"""
+_LAST: Final = f"MAX({_LAST_OF_SERIES})"
 _STATUS_NAMES: Final = ("none", "2xx", "3xx", "4xx", "5xx")
 #: a history has so many points where no step is given
 _POINTS: Final = 300
@@ -106,48 +101,24 @@ class Flows:
 
     def edges(self, span: Span, now_s: int, service: str | None) -> dict[tuple[str, str], answers.Edge]:
         """Give the map of a span, by the ends of each edge; only those of one party where it is named."""
-        flows, values = self._flows(span, now_s, columns=_SUMMED_ON_MAP)
-        if not flows:
+        selects, values = self._selects(span, now_s, columns=SUMMED_ON_MAP)
+        if not selects:
             return {}
         wanted = ""
         if service is not None:
             wanted = "WHERE s.source = :service OR s.target = :service"
             values["service"] = service
-        edges: dict[tuple[str, str], answers.Edge] = {}
-        question = f"""{flows} SELECT s.source, s.target, COUNT(DISTINCT s.method || ' ' || COALESCE(s.route, '')),
-            MIN(COALESCE(s.protocol, '{NONE}')), MAX(COALESCE(s.protocol, '{NONE}')),
-            MIN(COALESCE(s.tls_version, '{NONE}')), MAX(COALESCE(s.tls_version, '{NONE}')),
-            MIN(COALESCE(s.first_s, f.first_s)), {_LAST}, {_NUMBERS_ON_MAP}
-            FROM f JOIN series AS s ON s.id = f.series {wanted} GROUP BY s.source, s.target"""  # noqa: S608
-        mixed = False
-        for row in self._store.rows(question, values):
-            source, target, routes, protocol, other_protocol, version, other_version, first_s, last_s, *numbers = row
-            edge = edges[source, target] = _edge(source, target, routes, _numbers(first_s, last_s, numbers))
-            if protocol == other_protocol and version == other_version:
-                edge["protocols"], edge["tls"] = {protocol: numbers[0]}, {version: numbers[0]}
-            else:
-                mixed = True
-        if mixed:
-            self._add_mixed(edges, span, now_s, service)
-        return edges
-
-    def _add_mixed(
-        self, edges: dict[tuple[str, str], answers.Edge], span: Span, now_s: int, service: str | None
-    ) -> None:
-        """Say of edges with several protocols, or kinds of encryption, how many calls had which."""
-        flows, values = self._flows(span, now_s, columns=("calls",))
-        wanted = ""
-        if service is not None:
-            wanted = "WHERE s.source = :service OR s.target = :service"
-            values["service"] = service
-        question = f"""{flows} SELECT s.source, s.target, s.protocol, s.tls_version, SUM(f.calls)
-            FROM f JOIN series AS s ON s.id = f.series {wanted}
-            GROUP BY s.source, s.target, s.protocol, s.tls_version"""  # noqa: S608
-        mixed = {ends for ends, edge in edges.items() if not edge["protocols"]}
-        for source, target, protocol, version, calls in self._store.rows(question, values):
-            if (source, target) in mixed:
-                _add(edges[source, target]["protocols"], protocol, calls)
-                _add(edges[source, target]["tls"], version, calls)
+        # The series of an edge are put together here: they are few, and to sort them by two texts costs more. Every
+        # flow has a series: each part is joined by itself and from the left, so that SQLite hands its rows on one by
+        # one, and need not keep them first.
+        sums = ", ".join(f"f.{each}" for each in SUMMED_ON_MAP)
+        question = " UNION ALL ".join(
+            f"""SELECT s.source, s.target, s.method, s.route, s.protocol, s.tls_version, s.decision, s.reason,
+            COALESCE(s.first_s, f.first_s), {_LAST_OF_SERIES}, {sums}
+            FROM ({select}) AS f LEFT JOIN series AS s ON s.id = f.series {wanted}"""  # noqa: S608
+            for select in selects
+        )
+        return edges_of(self._store.rows(question, values))
 
     def edge(self, span: Span, now_s: int, source: str, target: str) -> answers.EdgeDetail | None:
         """Give one edge with its routes; without a call in the span its numbers are 0, None if it was never seen."""
@@ -185,8 +156,8 @@ class Flows:
         return {
             "from": source,
             "to": target,
-            "since": _time(span.from_s),
-            "until": _time(span.until_s),
+            "since": rfc3339_from_s(span.from_s),
+            "until": rfc3339_from_s(span.until_s),
             **_numbers(
                 min((row.first_s for row in rows), default=first_seen),
                 max((row.last_s for row in rows), default=last_seen),
@@ -263,7 +234,7 @@ class Flows:
             edge["denied"] += denied
             edge["routes"] = sorted({*edge["routes"], f"{method} {route or '(no route)'}"})
             last[source, target] = max(last.get((source, target), 0), last_s)
-            edge["last_used"] = _time(last[source, target])
+            edge["last_used"] = rfc3339_from_s(last[source, target])
         return sorted(edges.values(), key=lambda each: (-each["calls"], each["from"], each["to"]))
 
     def parties(self) -> dict[str, tuple[str, int | None, int | None]]:
@@ -299,9 +270,22 @@ class Flows:
         source: str | None = None,
         target: str | None = None,
         step_s: int = 0,
-        columns: tuple[str, ...] = _SUMMED,
     ) -> tuple[str, dict[str, Any]]:
         """Give the beginning of a question: `f` has the sums of each series in a span; empty where nothing can be."""
+        selects, values = self._selects(span, now_s, source=source, target=target, step_s=step_s)
+        return (f"WITH f AS ({' UNION ALL '.join(selects)})" if selects else ""), values
+
+    def _selects(
+        self,
+        span: Span,
+        now_s: int,
+        *,
+        source: str | None = None,
+        target: str | None = None,
+        step_s: int = 0,
+        columns: tuple[str, ...] = _SUMMED,
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Give, of each part of a span, what asks for the sums of its series; none where nothing can be."""
         until_s = span.until_s
         if until_s >= now_s > span.from_s:
             # Nothing comes after now: the hour that goes on is read as a whole one.
@@ -324,7 +308,7 @@ class Flows:
                 WHERE time >= :from{number} AND time < :until{number} AND {_COUNTED} {wanted}
                 GROUP BY series{group}"""  # noqa: S608
             )
-        return (f"WITH f AS ({' UNION ALL '.join(selects)})" if selects else ""), values
+        return selects, values
 
 
 def default_step_s(span: Span) -> int:
@@ -335,7 +319,7 @@ def default_step_s(span: Span) -> int:
 
 def _numbers(first_s: int | None, last_s: int | None, numbers: Sequence[int]) -> answers.Numbers:
     calls, allowed, denied, observed, cut, unreached, received, sent = numbers[:_NUMBERS_COUNT]
-    durations = numbers[-len(DURATIONS) :]
+    p50_ms, p99_ms = quantiles_ms(numbers[-len(DURATIONS) :], (0.5, 0.99))
     return {
         "calls": calls,
         "allowed": allowed,
@@ -345,32 +329,10 @@ def _numbers(first_s: int | None, last_s: int | None, numbers: Sequence[int]) ->
         "unreached": unreached,
         "bytes_received": received,
         "bytes_sent": sent,
-        "p50_ms": quantile_ms(durations, 0.5),
-        "p99_ms": quantile_ms(durations, 0.99),
-        "first_seen": None if first_s is None else _time(first_s),
-        "last_seen": None if last_s is None else _time(max(last_s, first_s or last_s)),
-    }
-
-
-def _edge(source: str, target: str, routes: int, numbers: answers.Numbers) -> answers.Edge:
-    return {
-        "from": source,
-        "to": target,
-        "calls": numbers["calls"],
-        "allowed": numbers["allowed"],
-        "denied": numbers["denied"],
-        "observed": numbers["observed"],
-        "cut": numbers["cut"],
-        "unreached": numbers["unreached"],
-        "bytes_received": numbers["bytes_received"],
-        "bytes_sent": numbers["bytes_sent"],
-        "p50_ms": numbers["p50_ms"],
-        "p99_ms": numbers["p99_ms"],
-        "protocols": {},
-        "tls": {},
-        "routes": routes,
-        "first_seen": numbers["first_seen"],
-        "last_seen": numbers["last_seen"],
+        "p50_ms": p50_ms,
+        "p99_ms": p99_ms,
+        "first_seen": None if first_s is None else rfc3339_from_s(first_s),
+        "last_seen": None if last_s is None else rfc3339_from_s(max(last_s, first_s or last_s)),
     }
 
 
@@ -405,22 +367,18 @@ def _statuses(total: Sequence[int]) -> dict[str, int]:
 
 def _point(start_s: int, numbers: Sequence[int]) -> answers.Point:
     calls, allowed, denied, _, _, _, received, sent = numbers[:_NUMBERS_COUNT]
-    durations = numbers[-len(DURATIONS) :]
+    p50_ms, p99_ms = quantiles_ms(numbers[-len(DURATIONS) :], (0.5, 0.99))
     return {
-        "time": _time(start_s),
+        "time": rfc3339_from_s(start_s),
         "calls": calls,
         "allowed": allowed,
         "denied": denied,
         "bytes_received": received,
         "bytes_sent": sent,
-        "p50_ms": quantile_ms(durations, 0.5),
-        "p99_ms": quantile_ms(durations, 0.99),
+        "p50_ms": p50_ms,
+        "p99_ms": p99_ms,
     }
 
 
 def _add(counts: dict[str, int], name: str | None, calls: int) -> None:
     counts[name or NONE] = counts.get(name or NONE, 0) + calls
-
-
-def _time(seconds: int) -> str:
-    return rfc3339_from_ns(seconds * NS_PER_S)

@@ -16,12 +16,13 @@ from authz.hub.columns import COLUMNS
 from authz.hub.errors import ArrivalError, HubError, ParameterError
 from authz.hub.intake import unpacked_batch
 from authz.hub.kept_record import packed, unpacked
-from authz.hub.latency import quantile_ms
+from authz.hub.latency import quantiles_ms
 from authz.hub.moment import moment_ns, step_s
 from authz.hub.operations import OPERATIONS
 from authz.hub.records_query import Cursor
 from authz.hub.store.spans import cut, finest_step_s, outwards
 from authz.hub.store.store import STEP_S, Retention
+from authz.instant import NS_PER_S, rfc3339_from_ns, rfc3339_from_s
 from authz.records.batch import batch_from_json
 from authz.records.errors import RecordError
 from tests.support.hub_process import batch, flow, record
@@ -286,6 +287,11 @@ class TestAQuantile:
 
     @given(counts=st.lists(st.integers(0, 1000), min_size=24, max_size=24))
     def test_grows_with_its_share(self, counts: list[int]) -> None:
-        half, most = quantile_ms(counts, 0.5), quantile_ms(counts, 0.99)
+        half, most = quantiles_ms(counts, (0.5, 0.99))
         assert (half is None) == (most is None) == (not any(counts))
         assert half is None or most is None or half <= most
+
+
+@given(seconds=st.integers(-(10**12), 10**12))
+def test_a_whole_second_is_written_as_any_instant_is(seconds: int) -> None:
+    assert rfc3339_from_s(seconds) == rfc3339_from_ns(seconds * NS_PER_S)

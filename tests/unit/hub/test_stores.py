@@ -237,6 +237,36 @@ class TestCalls:
         assert 1.0 <= edge["p50_ms"] <= 2.1
         assert 1000 <= edge["p99_ms"] <= 2100
 
+    def test_of_one_edge_are_one_wherever_they_are_kept(self, store: Store) -> None:
+        begin = NOON_S - 3600
+        plain = {"version": None, "cipher": None, "peer_serial": None}
+        refused = {"decision": "deny", "reason": "no_policy", "policy": None}
+        slow = {"duration_us_log2": [0] * 20 + [1]}
+        store.add(
+            [
+                arrival(1, *(flow(time=at(begin + 10 * step), duration_us_log2=[0] * 10 + [1]) for step in range(600))),
+                arrival(2, flow(time=at(begin + 60), **refused), flow(time=at(begin + 50), protocol="grpc", tls=plain)),
+                arrival(3, flow(time=at(begin + 3000), reason="observed", route="/other", **slow)),
+            ],
+            1,
+        )
+        tidied(store)
+        store.add([arrival(4, flow(time=at(begin + 3700), count=4, route="/other", protocol="grpc", **slow))], 1)
+        # Read by the second, the minute and the hour, and what came last from where it waits.
+        edges = Flows(store).edges(Span(from_s=begin - 50, until_s=begin + 5000), NOON_S + 7200, None)
+        edge = edges.pop(EDGE)
+        assert not edges
+        assert (edge["calls"], edge["allowed"], edge["denied"], edge["observed"]) == (507, 506, 1, 1)
+        assert (edge["protocols"], edge["tls"], edge["routes"]) == (
+            {"http/2": 502, "grpc": 5},
+            {"TLSv1_3": 506, "none": 1},
+            2,
+        )
+        assert edge["p50_ms"] is not None
+        assert edge["p50_ms"] < 2.1
+        assert edge["first_seen"] == at(begin)
+        assert calls(store, begin - 50, begin + 5000, NOON_S + 7200) == {EDGE: 507}
+
     def test_that_were_upgraded_were_answered(self, store: Store) -> None:
         store.add([arrival(1, flow(time=at(NOON_S), count=3, statuses={"101": 2, "200": 1}))], 1)
         edge = Flows(store).edge(Span(from_s=NOON_S, until_s=NOON_S + 10), NOON_S + 60, *EDGE)
