@@ -20,6 +20,10 @@ COUNTS: Final = ("count", "calls", "cut", "unreached", "unjoined", "received", "
 STATUSES: Final = ("s0", "s2", "s3", "s4", "s5")
 DURATIONS: Final = tuple(f"d{bucket}" for bucket in range(FIRST_BUCKET, LAST_BUCKET + 1))
 COLUMNS: Final = (*COUNTS, *STATUSES, *DURATIONS)
+#: The rows that an edge counts. A call that runs on into another interval moves bytes there, ends there, is cut there:
+#: such a row has no decision. What the other sidecar tells of has decisions here, and no calls.
+COUNTED: Final = f"""(calls > 0 OR (count = 0
+    AND cut + received + sent + {" + ".join((*STATUSES, *DURATIONS))} > 0))"""
 NO_DURATIONS: Final = (0,) * len(DURATIONS)
 _WHOLE: Final = {int}
 #: A call ends with a 1xx only where it was upgraded (101, RFC 9110 15.2.2): that is an answer, and no failure.

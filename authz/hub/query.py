@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from authz.hub.columns import DURATIONS, STATUSES
+from authz.hub.columns import COUNTED, DURATIONS, STATUSES
 from authz.hub.edges import NONE, SUMMED_ON_MAP, edges_of
 from authz.hub.latency import quantiles_ms
 from authz.hub.store.spans import finest_step_s
-from authz.hub.store.store import HOURS, STEP_S
+from authz.hub.store.store import ANY_STEP_S, HOURS, STEP_S
 from authz.instant import NS_PER_S, rfc3339_from_s
 from authz.records.flow import INTERVAL_S
 
@@ -39,10 +39,6 @@ _NUMBERS: Final = ", ".join(
     )
 )
 _NUMBERS_COUNT: Final = 8
-#: Rows that an edge counts. A call that runs on into another interval moves bytes there, ends there, is cut there: such
-#: a row has no decision. What the other sidecar tells of has decisions here, and no calls.
-_COUNTED: Final = f"""(calls > 0 OR (count = 0
-    AND cut + received + sent + {" + ".join((*STATUSES, *DURATIONS))} > 0))"""
 #: A row of an hour says only that; where nothing came after the span, the series itself knows better.
 _LAST_OF_SERIES: Final = """CASE WHEN s.last_s IS NOT NULL AND s.last_s < :until AND s.last_s > f.last_s
     THEN s.last_s ELSE f.last_s END"""
@@ -290,7 +286,7 @@ class Flows:
         if until_s >= now_s > span.from_s:
             # Nothing comes after now: the hour that goes on is read as a whole one.
             until_s += -until_s % STEP_S[HOURS]
-        parts = self._store.parts(span.from_s, until_s, now_s, step_s or STEP_S[HOURS], of_edge=source is not None)
+        parts = self._store.parts(span.from_s, until_s, now_s, step_s or ANY_STEP_S, of_edge=source is not None)
         values: dict[str, Any] = {"until": until_s}
         wanted = ""
         if source is not None:
@@ -304,8 +300,9 @@ class Flows:
         for number, part in enumerate(parts):
             values |= {f"from{number}": part.from_s, f"until{number}": part.until_s}
             selects.append(
-                f"""SELECT {step}series, MIN(time) AS first_s, MAX(time) AS last_s, {sums} FROM {part.table}
-                WHERE time >= :from{number} AND time < :until{number} AND {_COUNTED} {wanted}
+                f"""SELECT {step}series, MIN({part.first}) AS first_s, MAX({part.last}) AS last_s,
+                {sums} FROM {part.table}
+                WHERE time >= :from{number} AND time < :until{number} AND {COUNTED} {wanted}
                 GROUP BY series{group}"""  # noqa: S608
             )
         return selects, values

@@ -2,7 +2,8 @@
 
 A flow is appended to `tail` first, which has no index; :meth:`SqliteStore.tidy` moves many at once into `seconds`,
 `minutes` and `hours`, where rows of the same time and series are one, in one transaction. Every question looks at the
-tail too: a flow is counted once, whenever it came and whatever its time is.
+tail too: a flow is counted once, whenever it came and whatever its time is. Hours that are over become days
+(:mod:`authz.hub.store.days_table`).
 
 https://www.sqlite.org/wal.html https://www.sqlite.org/pragma.html#pragma_synchronous
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import chain
@@ -20,10 +22,12 @@ from typing import TYPE_CHECKING, Any, Final
 from authz.hub.columns import COLUMNS
 from authz.hub.errors import StoreError
 from authz.hub.store.attempts_table import ADD_ATTEMPTS
+from authz.hub.store.days_table import DAY_S, Days
 from authz.hub.store.migration import Migration, Step, StepProgress, steps_from
 from authz.hub.store.migrations import MIGRATIONS
 from authz.hub.store.spans import cut, first_kept
 from authz.hub.store.store import (
+    ANY_STEP_S,
     HOURS,
     MINUTES,
     RECORD_COLUMNS,
@@ -64,6 +68,8 @@ _ROWS_AT_ONCE: Final = (512, 64, 8, 1)
 #: series of which it is known that they are stored, 8 bytes and what a set needs for each
 _MOST_STORED: Final = 500_000
 _TAIL: Final = "tail"
+#: how long an hour that is over waits at most to be added to its day while there is always something else to do
+_DAYS_EVERY_S: Final = 10.0
 
 _COUNTS: Final = ", ".join(f"{column} INTEGER NOT NULL" for column in COLUMNS)
 _NAMES: Final = ", ".join(COLUMNS)
@@ -154,6 +160,8 @@ class SqliteStore:
         self._stored: set[int] = set()
         self._attempts = WindowAttempts()
         self._first_day = 0
+        self._has_time = False
+        self._days_at_s = 0.0
         try:
             self._writer = self._connected()
             self._writer.execute("PRAGMA journal_mode = WAL")
@@ -163,6 +171,7 @@ class SqliteStore:
             (version,) = self._writer.execute("PRAGMA user_version").fetchone()
             for step in steps_from(version, (_FIRST, *migrations), str(self._path)):
                 self._migrate(step, progress)
+            self._days = Days(self._writer)
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
 
@@ -243,20 +252,34 @@ class SqliteStore:
 
     def parts(self, from_s: int, until_s: int, now_s: int, coarsest_s: int, *, of_edge: bool = False) -> list[Part]:
         """Say where the flows of a span are: what has been added up, and the tail."""
-        del of_edge  # an index leads to them
         parts = cut(from_s, until_s, now_s, self._retention, coarsest_s)
+        if coarsest_s == ANY_STEP_S and not of_edge:  # of an edge: an index of hours leads to them
+            parts = [each for part in parts for each in self._with_days(part, now_s)]
         if parts:
             begin, end = min(part.from_s for part in parts), max(part.until_s for part in parts)
             parts.append(Part(_TAIL, begin, end))
         return parts
 
+    def _with_days(self, part: Part, now_s: int) -> list[Part]:
+        return self._days.instead_of(part, now_s, self._retention) if part.table == HOURS else [part]
+
     def tidy(self, now_s: int) -> bool:
-        """Add up what waits in the tail, or else forget what is older than it is kept."""
+        """Add up what waits in the tail, or else forget what is older than it is kept, or else add to days."""
         try:
             with self._transaction() as connection:
-                return self._moved(connection, now_s) or self._forgotten(connection, now_s)
+                if self._moved(connection, now_s) or self._forgotten(connection, now_s):
+                    self._has_time = False
+                    return True
+                # While much comes there is hardly ever nothing to move twice in a row: that is not the time for days.
+                had_time, self._has_time = self._has_time, True
+                if not had_time and time.monotonic() < self._days_at_s:
+                    return False
+                added = self._days.add_hour(connection, now_s)
+            self._days.reached(self._writer)
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
+        self._days_at_s = time.monotonic() + _DAYS_EVERY_S
+        return added
 
     def _moved(self, connection: sqlite3.Connection, now_s: int) -> bool:
         (last,) = connection.execute(
@@ -273,6 +296,7 @@ class SqliteStore:
                     ON CONFLICT (time, series) DO UPDATE SET {_ADDED}""",  # noqa: S608 names of this program
                 {"last": last, "first": first_kept(table, now_s, self._retention)},
             )
+        self._days.add_late(connection, last, now_s, self._retention)
         connection.execute("DELETE FROM tail WHERE n <= ?", (last,))
         return True
 
@@ -296,6 +320,7 @@ class SqliteStore:
         if first_day != self._first_day:
             # All of them are looked at for it: once a day.
             connection.execute("DELETE FROM attempts WHERE day < ?", (first_day,))
+            connection.execute("DELETE FROM days WHERE time < ?", (first_kept(HOURS, now_s, self._retention) - DAY_S,))
             self._first_day = first_day
         return False
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 #: each level: its table, its step, and for how long it is kept
 SECONDS, MINUTES, HOURS = "seconds", "minutes", "hours"
 STEP_S: Final = {SECONDS: 10, MINUTES: 60, HOURS: 3600}
+#: for a question that does not tell times apart: a store may have tables by the day
+ANY_STEP_S: Final = 86_400
 
 SERIES_COLUMNS: Final = tuple(each.name for each in fields(Series))
 RECORD_COLUMNS: Final = tuple(each.name for each in fields(KeptRecord))
@@ -60,11 +62,16 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The flows of one table with `from_s <= time < until_s`."""
+    """The flows of one table with `from_s <= time < until_s`.
+
+    `table` may be any that SQL can select from; `first` and `last` are the columns that say when a flow was.
+    """
 
     table: str
     from_s: int
     until_s: int
+    first: str = "time"
+    last: str = "time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
