@@ -146,7 +146,7 @@ bench-engine: .cache/extra/bench ## measure a decision beside Cedar, Casbin and 
 	@PYTHONPATH=.cache/extra/bench $(BIN)/python -m tests.bench.engine
 
 test-store: .cache/extra/store ## test the hub's stores, ClickHouse's own engine among them
-	@PYTHONPATH=$(CURDIR)/.cache/extra/store $(BIN)/python -m pytest tests/unit/hub/test_stores.py tests/unit/hub/test_migrations.py tests/unit/hub/test_windows_query.py tests/unit/hub/test_density.py
+	@PYTHONPATH=$(CURDIR)/.cache/extra/store $(BIN)/python -m pytest tests/unit/hub/test_stores.py tests/unit/hub/test_blocks.py tests/unit/hub/test_migrations.py tests/unit/hub/test_windows_query.py tests/unit/hub/test_density.py
 
 test-api: .cache/extra/api ## look for faults of the hub's API with Schemathesis
 	@PYTHONPATH=$(CURDIR)/.cache/extra/api $(BIN)/python -m tests.tools.probe_api $(ARGS)

@@ -1,9 +1,9 @@
 """The store for more than one machine holds: ClickHouse, by clickhouse-connect.
 
 The same tables and questions as everywhere (:mod:`authz.hub.store.store`). Flows are added up by materialized views,
-rows of the same time and series by merges and by every question. There are no transactions: a batch is added as blocks
-that bear its id, and the row that says that it was taken is written last. A batch that failed half way and comes again
-is added in full, and the engine leaves out the blocks that it has already.
+rows of the same time and series by merges and by every question. There are no transactions: what is added is written
+down first (:mod:`authz.hub.store.block`), and what failed half way, or with this process, is added again before
+anything else is, under the same token; the engine leaves out what it has already.
 
     clickhouse://USER:PASSWORD@HOST:PORT/DATABASE   clickhouses:// by TLS   chdb://FOLDER the engine in this process
 
@@ -25,6 +25,7 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from authz.hub.columns import COLUMNS
 from authz.hub.errors import StoreError
+from authz.hub.store.block import FLOW_COLUMNS, Block, Rows, blocks_of, flows_of, read_block, token_of
 from authz.hub.store.migration import Migration, Step, StepProgress, steps_from
 from authz.hub.store.migrations import MIGRATIONS
 from authz.hub.store.spans import cut
@@ -136,6 +137,9 @@ class ClickHouseStore:
         self._guard = threading.Lock()
         self._forgot_at_s = 0
         self._attempts = WindowAttempts()
+        self._failed = True
+        #: batches whose sender was told that they are not stored, and which may be
+        self._untold: set[tuple[str, str, int]] = set()
         try:
             self._writer = self._connected()
             for step in steps_from(self._version(), (_FIRST, *migrations), _shown(url)):
@@ -184,22 +188,34 @@ class ClickHouseStore:
         return client
 
     def add(self, batches: Sequence[Arrival], received_ms: int) -> list[bool]:
-        """Add batches for good: the blocks of each by itself, what may come twice together."""
+        """Add batches for good, many of them as one block."""
         try:
+            self._finish()
             known = self._taken(batches)
             stored, new = [], []
             for batch in batches:
                 key = batch.sidecar, batch.boot, batch.sequence
-                stored.append(key not in known)
+                stored.append(key not in known or key in self._untold)
+                self._untold.discard(key)
                 if key not in known:
                     new.append(batch)
                     known.add(key)
-            self._add(new, received_ms)
-        except (DriverError, OSError, ValueError, TypeError, IndexError) as error:
+            for block in [self._block(each, received_ms) for each in blocks_of(new)]:
+                self._add(block)
+        except (DriverError, OSError, ValueError, TypeError, IndexError, OverflowError) as error:
             # Whoever was seen in what was not added will be seen in it again.
             self._attempts = WindowAttempts()
+            self._failed = True
+            self._untold.update((each.sidecar, each.boot, each.sequence) for each in batches)
             raise StoreError(f"{_shown(self._url)}: {_why(error)}") from error
         return stored
+
+    def _finish(self) -> None:
+        """Add what was written down and is not crossed off: another add failed, here or in a process before."""
+        if self._failed:
+            for (content,) in self._writer.query("SELECT content FROM pending").result_rows:
+                self._add_written(read_block(content))
+            self._failed = False
 
     def _taken(self, batches: Sequence[Arrival]) -> set[tuple[str, str, int]]:
         found = self._writer.query(
@@ -214,32 +230,49 @@ class ClickHouseStore:
         )
         return {(sidecar, boot, sequence) for sidecar, boot, sequence in found.result_rows}
 
-    def _add(self, batches: Sequence[Arrival], received_ms: int) -> None:
+    def _block(self, batches: Sequence[Arrival], received_ms: int) -> Block:
         series = {key: each for batch in batches for key, each in batch.series.items()}
-        self._insert("series_rows", SERIES_COLUMNS, [_values(each) for each in series.values()])
-        for batch in batches:
-            token = f"{batch.sidecar}/{batch.boot}/{batch.sequence}"
-            self._insert(SECONDS, ("time", "series", *COLUMNS), batch.rows, token)
-            numbered = [(_number(token, place), *_values(each)) for place, each in enumerate(batch.records)]
-            self._insert("records", ("n", *RECORD_COLUMNS), numbered, token)
-            self._insert("attempt_rows", ATTEMPT_COLUMNS, self._attempts.rows(batch.records), token)
-        self._insert("sidecar_rows", SIDECAR_COLUMNS, [_sidecar(batch, received_ms) for batch in batches])
-        self._insert(
-            "revision_rows",
-            ("revision", "sidecar", "first_ms", "last_ms"),
-            [(each, batch.sidecar, batch.sent_ms, batch.sent_ms) for batch in batches for each in _revisions(batch)],
-        )
-        # INVARIANT (once): nobody is told that it was taken before all of it is there.
-        self._insert(
-            "batches",
-            ("sidecar", "boot", "sequence", "received_ms"),
-            [(batch.sidecar, batch.boot, batch.sequence, received_ms) for batch in batches],
+        records = [
+            (_number(f"{batch.sidecar}/{batch.boot}/{batch.sequence}", place), *_values(each))
+            for batch in batches
+            for place, each in enumerate(batch.records)
+        ]
+        attempts = self._attempts.rows([each for batch in batches for each in batch.records])
+        revisions = [
+            (each, batch.sidecar, batch.sent_ms, batch.sent_ms) for batch in batches for each in _revisions(batch)
+        ]
+        taken = [(batch.sidecar, batch.boot, batch.sequence, received_ms) for batch in batches]
+        return Block(
+            token=token_of(batches),
+            flows=flows_of(batches),
+            tables=(
+                Rows(table="series_rows", columns=SERIES_COLUMNS, rows=[_values(each) for each in series.values()]),
+                Rows(table="records", columns=("n", *RECORD_COLUMNS), rows=records),
+                Rows(table="attempt_rows", columns=ATTEMPT_COLUMNS, rows=list(attempts)),
+                Rows(
+                    table="sidecar_rows",
+                    columns=SIDECAR_COLUMNS,
+                    rows=[_sidecar(batch, received_ms) for batch in batches],
+                ),
+                Rows(table="revision_rows", columns=("revision", "sidecar", "first_ms", "last_ms"), rows=revisions),
+                # INVARIANT (once): nobody is told that it was taken before all of it is there.
+                Rows(table="batches", columns=("sidecar", "boot", "sequence", "received_ms"), rows=taken),
+            ),
         )
 
-    def _insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], token: str = "") -> None:
-        if rows:
-            settings = {"insert_deduplication_token": token} if token else {}
-            self._writer.insert(table, rows, column_names=columns, settings=settings)
+    def _add(self, block: Block) -> None:
+        # INVARIANT (whole): it is on disk before the first of its rows is in any table.
+        self._writer.insert("pending", [(block.token, block.written())], column_names=("token", "content"))
+        self._add_written(block)
+
+    def _add_written(self, block: Block) -> None:
+        settings = {"insert_deduplication_token": block.token}
+        if block.flows:
+            self._writer.raw_insert(SECONDS, FLOW_COLUMNS, block.flows, settings=settings, fmt="RowBinary")
+        for each in block.tables:
+            if each.rows:
+                self._writer.insert(each.table, each.rows, column_names=each.columns, settings=settings)
+        self._writer.command(f"ALTER TABLE pending DROP PARTITION '{block.token}'")
 
     def rows(self, question: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Answer a question, on a connection of the thread's own."""

@@ -16,6 +16,7 @@ from authz.hub.query import Flows, Span
 from authz.hub.records_query import Records
 from authz.hub.store.migration import TELL_EVERY_S, Migration, StepProgress, steps_from
 from authz.hub.store.migrations import MIGRATIONS
+from authz.hub.store.pending_table import PENDING_TABLE
 from authz.hub.store.sqlite import SqliteStore
 from authz.hub.store.store import Retention
 from tests.support.hub_process import flow
@@ -36,6 +37,7 @@ import sys
 from pathlib import Path
 from authz.hub.store.migration import Migration
 from authz.hub.store.migrations import MIGRATIONS
+from authz.hub.store.pending_table import PENDING_TABLE
 from authz.hub.store.sqlite import SqliteStore
 from authz.hub.store.store import Retention
 
@@ -221,7 +223,8 @@ class TestInClickHouse:
         from authz.hub.store.clickhouse import ClickHouseStore  # noqa: PLC0415 as above
 
         url, said = f"chdb://{tmp_path}/clickhouse", list[str]()
-        store = ClickHouseStore(url, Retention(), lambda _: None, ())
+        # It added by itself what needs `pending` now.
+        store = ClickHouseStore(url, Retention(), lambda _: None, (PENDING_TABLE,))
         store._writer.command("DROP TABLE schema_versions")
         store.add([arrival(1, flow(time=at(NOON_S), count=3))], 1)
         store.close()
