@@ -86,6 +86,7 @@ def why_not_reached(error: Exception, url: URL, timeout_s: float) -> str:
 def why_not_answered(status: int, content: bytes, *, shown: str | None) -> str:
     """Say what is wrong where a status is not 200; `shown`: what was shown of who asks, None for nothing."""
     why = _told(content)
+    parameter = _parameter(content)
     said = "" if why is None else f": {why}"
     match status:
         case 401 | 403 if shown is not None:  # RFC 9110 15.5.2, 15.5.4
@@ -100,6 +101,8 @@ def why_not_answered(status: int, content: bytes, *, shown: str | None) -> str:
             answer = f"it is asked too often (status 429{said}): ask again in a second"
         case _ if 300 <= status < 400:  # noqa: PLR2004 RFC 9110 15.4
             answer = f"what answers there sends elsewhere (status {status}), where nobody goes: give the hub's own URL"
+        case 400 if why is not None and parameter is not None:  # RFC 9110 15.5.1
+            answer = f"`{parameter}`: {why} (status {status})"
         case _ if why is not None:
             answer = f"{why} (status {status})"
         case _:
@@ -140,11 +143,20 @@ def _other_scheme(url: URL) -> str:
 
 
 def _told(content: bytes) -> str | None:
+    return _text(content, "error")
+
+
+def _parameter(content: bytes) -> str | None:
+    """Give what the hub names as wrong: parameters have the names of the commands' flags."""
+    return _text(content, "parameter")
+
+
+def _text(content: bytes, name: str) -> str | None:
     try:
-        why = json.loads(content)["error"]
+        text = json.loads(content)[name]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return why[:_MAX_WHY_CHARS] if isinstance(why, str) else None
+    return text[:_MAX_WHY_CHARS] if isinstance(text, str) else None
 
 
 def _place(url: URL) -> str:

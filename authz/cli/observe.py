@@ -30,6 +30,8 @@ LATE_S: Final = 300
 #: decisions that were shown already, the oldest are forgotten
 MOST_SHOWN: Final = 100_000
 _PAGE: Final = 1000
+#: as many as are told apart once they were shown
+_MOST_LAST: Final = MOST_SHOWN
 
 
 def add_commands(commands: Subcommands) -> None:
@@ -55,8 +57,10 @@ def add_commands(commands: Subcommands) -> None:
 def _observe(given: argparse.Namespace) -> int:
     as_json = output_of(given) == "json"
     hub = hub_of(given)
-    if not (given.last.isascii() and given.last.isdigit() and len(given.last) <= len(str(_PAGE * _PAGE))):
-        raise UsageError(f"--last: `{printable(given.last)}` is no number")
+    if not (given.last.isascii() and given.last.isdigit() and len(given.last) <= len(str(_MOST_LAST))) or (
+        int(given.last) > _MOST_LAST
+    ):
+        raise UsageError(f"--last: `{printable(given.last)}` is no number from 0 to {_MOST_LAST}")
     query = {
         "decision": given.decision,
         "reason": given.reason,
@@ -115,7 +119,8 @@ def encryption(call: dict[str, Any]) -> str:
         return str(call["tls"]["version"])
     if call["direction"] == "inbound":
         return "no tls"
-    if call["decision"] == "deny":
+    # The end of a call that was cut is a denial, and comes of a call that ran.
+    if call["decision"] == "deny" and not call["cut"]:
         return "not sent"
     return (
         "tls by envoy" if call["destination"]["service"] or call["destination"]["third_party"] else "tls not recorded"

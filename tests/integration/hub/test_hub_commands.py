@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from authz.cli.main import main
+from authz.cli.observe import encryption
 from authz.instant import rfc3339_from_ns
 from tests.support.hub_process import PATIENCE_S, Hub, batch, flow, record
 
@@ -101,7 +102,23 @@ class TestObserve:
 
     def test_a_parameter_that_the_hub_refuses_is_said(self, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["observe", "--hub", hub.url, "--reason", "because"]) == 2
-        assert "give one of allowed, observed" in capsys.readouterr().err
+        assert "`reason`: give one of allowed, observed" in capsys.readouterr().err
+        assert main(["map", "--hub", hub.url, "--since", "1h", "--compare", "yesterday"]) == 2
+        assert "`compare`: give a time (" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("last", ["-1", "100001", "9" * 5000, "x", "\u0665"])
+    def test_a_number_that_is_none_or_too_large_is_said_with_what_is_taken(
+        self, hub: Hub, capsys: pytest.CaptureFixture[str], last: str
+    ) -> None:
+        assert main(["observe", "--hub", hub.url, "--last", last]) == 2
+        assert capsys.readouterr().err.endswith("is no number from 0 to 100000\n")
+
+    def test_a_call_that_was_cut_is_not_said_not_to_have_been_sent(self) -> None:
+        plain = {"version": None, "cipher": None, "peer_serial": None}
+        party = {"service": None, "third_party": "acme", "host": "api.acme.example"}
+        refused = record(direction="outbound", destination=party, tls=plain)
+        assert encryption(refused) == "not sent"
+        assert encryption({**refused, "cut": True, "status": 200, "bytes_sent": 390}) == "tls by envoy"
 
 
 class TestMap:

@@ -10,7 +10,7 @@ import * as text from "../text.js";
 // What the record does not say is not said: a call that goes out is encrypted by the caller's Envoy, behind its record.
 function WithoutTls({ record }) {
   if (record.direction === "inbound") return html`<${State} is="warn" label="not encrypted" />`;
-  if (record.decision === "deny") return html`<span class="none">not sent</span>`;
+  if (record.decision === "deny" && !record.cut) return html`<span class="none">not sent</span>`;
   if (record.destination.third_party) return "TLS from the caller's Envoy on";
   if (record.destination.service) return "mTLS between the two Envoys; the callee's record says which";
   return html`<span class="none">not recorded</span>`;
