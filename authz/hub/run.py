@@ -127,7 +127,7 @@ async def _serve(settings: HubSettings, access: Access | None, store: Store) -> 
                 ssl_context=None if tls is None else tls.context,
             )
             await _start(site, settings)
-            _log.info("serves %s://%s:%d/", "http" if tls is None else "https", settings.host, _port(runner))
+            _log.info("serves %s", settings.url("http" if tls is None else "https", _port(runner)))
             notify("READY=1")
             await _until(stop, policies, events, following)
             notify("STOPPING=1")

@@ -29,3 +29,8 @@ class HubSettings:
     identity_directory: str | None = None
     workload_api: str | None = None
     retention: Retention = field(default_factory=Retention)
+
+    def url(self, scheme: str, port: int) -> str:
+        """Give where the page is; RFC 3986 3.2.2: an IPv6 address stands in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{port}/"
