@@ -1,7 +1,8 @@
 """The policies that the hub knows: the folder that it follows, and every state of it that it has seen.
 
-What cannot be used changes nothing: the last good set stays known, and the faults are told. Each revision is kept with
-its files, so that a call is explained by the rules that decided it, however long ago.
+What cannot be used changes nothing: the last good set stays known, over a restart, too, and the faults are told.
+Without one there is nothing to name anybody by, nor to tell which Service a sidecar is of: such a hub does not start.
+Each revision is kept with its files, so that a call is explained by the rules that decided it, however long ago.
 
     DATA/revisions/REVISION.json.gz    the files, the revision before, and what changed
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import watchfiles
 
 from authz.errors import AuthzError
+from authz.hub.errors import HubError
 from authz.insight.window_dates import windows_of
 from authz.instant import NS_PER_MS
 from authz.policy.difference import compare
@@ -91,12 +93,27 @@ class KnownPolicies:
     _seen: tuple[FolderEntry, ...] | None = None
 
     def load(self) -> None:
-        """Read what is kept, and the folder; a folder that cannot be used is told by `faults`."""
+        """Read what is kept, and the folder; a folder that cannot be used is told by `faults`.
+
+        Raises HubError where there is no set of before in its place.
+        """
         self.kept.mkdir(mode=0o700, exist_ok=True)
         self.history = sorted(_kept_revisions(self.kept), key=lambda each: each.first_ms)
-        if self.folder is not None:
-            self._seen = _listing(self.folder)
-            self._take()
+        if self.folder is None:
+            return
+        self._seen = _listing(self.folder)
+        self._take()
+        kept = (self._kept_set(each.revision) for each in reversed(self.history)) if self.now is None else ()
+        for policy_set in kept:
+            if policy_set is not None:
+                self.now = _known(policy_set)
+                _log.error(
+                    "the policies in %s cannot be used, revision %s of before stays known: %s",
+                    self.folder, policy_set.revision[:12], "\n".join(self.faults),
+                )  # fmt: skip
+                break
+        if self.now is None:
+            raise HubError("\n".join(self.faults))
 
     async def run(self, changed: Callable[[Known, KeptRevision], Awaitable[None]]) -> None:
         """Tell of every later set, until cancelled."""
@@ -106,9 +123,9 @@ class KnownPolicies:
             try:
                 async for _ in self._wake_ups(self.folder):
                     await self._look(changed)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError):
                 # The folder itself may be gone, or replaced: it is listed without being told until it is back.
-                _log.error("%s: %s", self.folder, error)
+                await self._look(changed)
                 await asyncio.sleep(RESCAN_S)
 
     def _wake_ups(self, folder: str) -> AsyncIterator[object]:
@@ -141,8 +158,11 @@ class KnownPolicies:
                 return
             known = _known(policy_set)
         except AuthzError as error:
-            self.faults = tuple(str(error).splitlines())
-            _log.error("the policies in %s cannot be used, those of before stay known: %s", self.folder, error)
+            faults = tuple(str(error).splitlines())
+            # A folder that is not there is looked for every two seconds.
+            if self.now is not None and faults != self.faults:
+                _log.error("the policies in %s cannot be used, those of before stay known: %s", self.folder, error)
+            self.faults = faults
             return
         self._keep(files, known, None if before is None else before.policy_set)
         self.now, self.faults = known, ()

@@ -290,6 +290,42 @@ class TestAnswers:
         assert b"\x1b" not in body
 
 
+class TestPolicies:
+    @pytest.mark.parametrize("is_gone", [False, True])
+    def test_a_hub_that_begins_anew_where_they_cannot_be_used_knows_those_of_before(
+        self, tmp_path: Path, *, is_gone: bool
+    ) -> None:
+        policies, away = tmp_path / "policies", tmp_path / "away"
+        policies.mkdir()
+        (policies / "set.yaml").write_text(_CLOSED, "utf-8")
+        hub = Hub("--policies", str(policies), folder=tmp_path)
+        with hub:
+            revision = hub.answer("/status")["policies"]["revision"]
+        if is_gone:
+            policies.rename(away)
+        else:
+            (policies / "set.yaml").write_text("kind: [", "utf-8")
+        with hub:
+            known = hub.answer("/status")["policies"]
+            assert (known["revision"], known["stale"]) == (revision, True)
+            assert known["faults"]
+            assert [each["name"] for each in hub.answer("/windows")["windows"]] == ["acme"]
+            with _Listener(hub, "revision") as listener:
+                if is_gone:
+                    away.rename(policies)
+                (policies / "set.yaml").write_text(_CLOSED + _RULE, "utf-8")
+                assert listener.next()[1]["previous"] == revision
+            assert hub.answer("/status")["policies"]["stale"] is False
+
+    def test_a_hub_with_none_that_can_be_used_does_not_start_and_says_why(self, tmp_path: Path) -> None:
+        with pytest.raises(AssertionError, match="there is no such folder"):
+            Hub("--policies", str(tmp_path / "none"), folder=tmp_path).start()
+        (tmp_path / "policies").mkdir()
+        (tmp_path / "policies" / "set.yaml").write_text(_CLOSED.replace("trustDomains", "trustDomain"), "utf-8")
+        with pytest.raises(AssertionError, match=r"set.yaml:4:8: error: unknown field `trustDomain`|set.yaml:4:"):
+            Hub("--policies", str(tmp_path / "policies"), folder=tmp_path).start()
+
+
 class TestEvents:
     def test_a_denial_is_told_while_it_is_stored(self, hub: Hub) -> None:
         with _Listener(hub, "deny") as listener:
