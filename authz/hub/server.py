@@ -122,7 +122,8 @@ class HubServer:
         router.add_post(PATH, self._take)
         for operation in OPERATIONS:
             handler = self._stream if operation is STREAM else self._handler(operation)
-            router.add_get(API + operation.path, handler)
+            # A HEAD of what never ends would wait for nothing, and hold the place of one that listens.
+            router.add_get(API + operation.path, handler, allow_head=operation is not STREAM)
         router.add_get(f"{API}/openapi.json", self._openapi)
         router.add_get("/metrics", self._metrics_text)
         router.add_get("/healthz", self._health)
@@ -194,6 +195,8 @@ class HubServer:
         if wanted is None:
             return asker or Asker(name="(nobody)", role=Role.NOBODY)
         if asker is None:
+            # Whoever guesses tokens is slowed like everybody, before a line is written down.
+            self._require_turn(request, "(nobody)")
             self._refuse(request, "(nobody)", "no token, no identity")
             response = _fault(401, "say who asks: a bearer token, or a client certificate", None)
             response.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="authz hub"'
@@ -202,13 +205,18 @@ class HubServer:
             asker.role is Role.SIDECAR if wanted is Role.SIDECAR else asker.role >= wanted
         )
         if not allowed:
+            self._require_turn(request, asker.name)
             self._refuse(request, asker.name, f"role {asker.role.name.lower()}, {wanted.name.lower()} is needed")
             raise _RefusedError(_fault(403, f"the role `{wanted.name.lower()}` is needed", None))
-        if wanted is not Role.SIDECAR and not self._has_turn(asker.name + (request.remote or "")):
+        if wanted is not Role.SIDECAR:
+            self._require_turn(request, asker.name)
+        return asker
+
+    def _require_turn(self, request: web.Request, who: str) -> None:
+        if not self._has_turn(f"{who} {request.remote or ''}"):
             response = _fault(429, f"more than {RATE_A_SECOND:.0f} questions a second", None)
             response.headers[hdrs.RETRY_AFTER] = "1"
             raise _RefusedError(response)
-        return asker
 
     def _asker(self, request: web.Request) -> Asker | None:
         if self._access is None:

@@ -340,6 +340,16 @@ class TestEvents:
             assert listener.next()[1]["from"] == "newcomer"
             assert listener.next()[0] == "deny"
 
+    def test_whoever_asks_for_headers_alone_does_not_listen(self, own_hub: Hub) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", own_hub.port, timeout=120)
+        connection.request("HEAD", "/api/v1/stream")
+        answer = connection.getresponse()
+        answer.read()
+        assert (answer.status, answer.getheader("Allow")) == (405, "GET")
+        connection.request("GET", "/metrics")
+        assert b"\nauthz_hub_listeners 0.0\n" in connection.getresponse().read()
+        connection.close()
+
     def test_who_listens_is_let_go_when_the_hub_ends(self, tmp_path: Path) -> None:
         hub = Hub(folder=tmp_path)
         hub.start()
@@ -441,6 +451,23 @@ class TestAccess:
                 break
         connection.close()
         assert 429 in statuses
+
+    def test_whoever_guesses_tokens_is_told_to_wait_and_those_who_have_one_are_not(self, tmp_path: Path) -> None:
+        access = tmp_path / "access.json"
+        entry = {"name": "ops", "role": "viewer", "sha256": hashlib.sha256(b"right").hexdigest()}
+        access.write_text(json.dumps({"tokens": [entry]}))
+        with Hub("--access", str(access)) as hub:
+            connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=60)
+            statuses = []
+            while 429 not in statuses and len(statuses) < 5000:
+                connection.request("GET", "/api/v1/status", headers={"authorization": f"Bearer {len(statuses)}"})
+                answer = connection.getresponse()
+                answer.read()
+                statuses.append(answer.status)
+            connection.close()
+            assert set(statuses) == {401, 429}
+            assert hub.get("/api/v1/status", Authorization="Bearer right")[0] == 200
+            assert len((hub.data / "refused.jsonl").read_text().splitlines()) == statuses.count(401)
 
 
 class _Listener:
