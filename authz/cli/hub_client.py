@@ -32,10 +32,16 @@ if TYPE_CHECKING:
 #: a hub counts over what may be years
 TIMEOUT_S: Final = 60.0
 _VARIABLE: Final = "AUTHZ_HUB"
+#: RFC 6585 4, RFC 9110 15.6.3 to 15.6.5: ask again later
+_AWAY: Final = frozenset({429, 502, 503, 504})
 
 
 class HubAnswerError(UsageError):
     """A hub cannot be asked, or has another answer than the one that was asked for."""
+
+
+class HubAwayError(HubAnswerError):
+    """A hub cannot be asked at present: it begins anew, is too busy, or the way to it is broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +73,9 @@ class HubClient:
         try:
             status, content = asyncio.run(self._answer(url.joinpath(f"api/v1{path}"), wanted, context))
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self.error(why_not_reached(error, url, TIMEOUT_S)) from error
+            raise HubAwayError(self._named(why_not_reached(error, url, TIMEOUT_S))) from error
+        if status in _AWAY:
+            raise HubAwayError(self._named(why_not_answered(status, content, shown=self._shown())))
         if status != 200:  # noqa: PLR2004 RFC 9110 15.3.1
             raise self.error(why_not_answered(status, content, shown=self._shown()))
         return content
@@ -98,7 +106,10 @@ class HubClient:
 
     def error(self, why: str) -> HubAnswerError:
         """Give the error that names this hub, and what has named it."""
-        return HubAnswerError(f"{self.named_by}: {printable(self.url)}: {printable(why)}")
+        return HubAnswerError(self._named(why))
+
+    def _named(self, why: str) -> str:
+        return f"{self.named_by}: {printable(self.url)}: {printable(why)}"
 
 
 def add_hub(parser: CommandParser) -> None:

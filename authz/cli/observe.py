@@ -6,12 +6,13 @@ What callers sent stands in these lines: nothing of it reaches the terminal unes
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 from authz.cli.arguments import YES
-from authz.cli.hub_client import add_hub, hub_of
+from authz.cli.hub_client import HubAwayError, add_hub, hub_of
 from authz.cli.output import add_output, output_of
 from authz.errors import UsageError
 from authz.policy.errors import printable
@@ -77,9 +78,19 @@ def _observe(given: argparse.Namespace) -> int:
         _show(call, shown, as_json=as_json)
     for call in reversed(before):
         _is_new(call, shown)
+    away = ""
     while given.follow:
         time.sleep(EVERY_S)
-        for call in reversed(list(_newest(hub, late, _PAGE * 10))):
+        try:
+            calls = list(_newest(hub, late, _PAGE * 10))
+        except HubAwayError as error:
+            # A hub that begins anew has what came meanwhile, and so does this: it looks so far back each time.
+            if str(error) != away:
+                print(f"{error}; asking on, until Ctrl-C", file=sys.stderr, flush=True)
+            away = str(error)
+            continue
+        away = ""
+        for call in reversed(calls):
             _show(call, shown, as_json=as_json)
     return YES
 

@@ -100,6 +100,28 @@ class TestObserve:
                 process.terminate()
                 process.wait(PATIENCE_S)
 
+    def test_follows_on_when_the_hub_begins_anew(self, tmp_path: Path) -> None:
+        hub = Hub(folder=tmp_path)
+        with hub:
+            assert hub.send(batch(1, [], [record(1)]))[0] == 200
+            command = [sys.executable, "-m", "authz", "observe", "--hub", hub.url, "--follow", "-o", "json"]
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3]
+            ) as process:
+                try:
+                    assert process.stdout is not None
+                    assert process.stderr is not None
+                    assert json.loads(process.stdout.readline())["decision_id"] == record(1)["decision_id"]
+                    port = hub.port
+                    hub.kill()
+                    assert b"nothing listens at " in process.stderr.readline()
+                    hub.start(port)
+                    assert hub.send(batch(2, [], [record(2)]))[0] == 200
+                    assert json.loads(process.stdout.readline())["decision_id"] == record(2)["decision_id"]
+                finally:
+                    process.terminate()
+                    process.wait(PATIENCE_S)
+
     def test_a_parameter_that_the_hub_refuses_is_said(self, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["observe", "--hub", hub.url, "--reason", "because"]) == 2
         assert "`reason`: give one of allowed, observed" in capsys.readouterr().err
