@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.support.hub_process import batch, flow
+from tests.support.hub_process import batch, flow, record
 
 if TYPE_CHECKING:
     from tests.browser.sight import Sight
@@ -31,6 +31,19 @@ def test_a_call_that_was_refused_at_its_caller_was_not_sent(sight: Sight, hub: H
     row = sight.find("main .rowfacts > div", has_text="encrypted by")
     assert "not sent" in row.inner_text()
     assert "not encrypted" not in row.inner_text()
+
+
+def test_a_call_to_a_third_party_that_was_cut_had_been_sent(sight: Sight, hub: Hub) -> None:
+    plain = {"version": None, "cipher": None, "peer_serial": None}
+    party = {"service": None, "third_party": "acme-analytics", "host": "api.acme.example"}
+    cut = record(
+        7_000_001, "orders", "orders", direction="outbound", destination=party, tls=plain, cut=True, status=200
+    )
+    assert hub.send(batch(2, [], [cut], sidecar="orders", boot="c0c0c0c0c0c0c0c0"))[0] == 200
+    sight.open(f"#/call/{cut['decision_id']}")
+    row = sight.find("main .rowfacts > div", has_text="encrypted by")
+    assert "TLS from the caller's Envoy on" in row.inner_text()
+    assert "not sent" not in row.inner_text()
 
 
 def test_an_edge_on_which_no_call_began_says_so(sight: Sight, hub: Hub) -> None:
