@@ -164,6 +164,8 @@ class OpenStreams(Streams):
 
     def _complete(self, stream: Stream) -> None:
         length = stream.call.content_length
+        if isinstance(stream, OpenStream) and stream.is_over:
+            return  # its last words wait for a window, and stay what they are
         if not isinstance(stream, OpenStream) or (length is not None and length != stream.received_bytes):
             super()._complete(stream)
         elif stream.body:

@@ -194,6 +194,16 @@ def test_what_finds_no_window_waits_in_its_order() -> None:
     assert (peer.of(1).body, peer.of(1).grpc_status, talk.ends) == (whole, Status.PERMISSION_DENIED, 1)
 
 
+@pytest.mark.parametrize("end", [data(1, b"", end=True), headers(1, (("x", "y"),), end=True)])
+def test_last_words_that_wait_for_a_window_stay_what_they_are_when_the_client_ends(end: bytes) -> None:
+    peer = Talker(handshake=http2.PREFACE + http2.settings({4: 4}) + http2.SETTINGS_ACK)
+    talk = peer.open(b"end")
+    peer.say(end)
+    assert (peer.of(1).ended, talk.ends) == (False, 0)
+    peer.say(http2.window_update(1, 100))
+    assert (peer.of(1).body, peer.of(1).grpc_status, talk.ends) == (message(b"last"), Status.PERMISSION_DENIED, 1)
+
+
 def test_a_last_message_that_is_never_read_is_given_up() -> None:
     peer = Talker(handshake=http2.PREFACE + http2.settings({4: 4}) + http2.SETTINGS_ACK)
     talk = peer.open(b"end")
