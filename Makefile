@@ -51,7 +51,7 @@ demo: $(STAMP) ## show the main job on real Envoys (ARGS=--exit ends by itself)
 test: $(STAMP) ## run every test, with real Envoys (T=tests/unit runs a part; WORKERS=0: in one process)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(T)
 
-# Programs of others that the check path's HTTP/2 has to satisfy, at versions that the module proxy has with checksums.
+# Programs of others that our HTTP/2, the check's and the hold's, has to satisfy, at versions that the module proxy has with checksums.
 PEERS := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible \
 	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4 github.com/bojand/ghz/cmd/ghz@v0.93.0
 
@@ -115,8 +115,9 @@ proof-streams: $(STAMP) ## end 10,000 long calls, 1,000 at once, each at its own
 proof-sight: $(STAMP) ## ten minutes of calls between eleven Services; hub and controls killed, disk full: all calls counted (root; ARGS=--write)
 	@$(BIN)/python -m tests.bench.sight $(ARGS)
 
-proof-http2: $(STAMP) ## damage 100,000 sessions of checks: no OK that the policies would not give (ARGS='--seed N')
+proof-http2: $(STAMP) ## damage 100,000 sessions: no OK that the policies would not give, no held call freed (ARGS='--seed N')
 	@$(BIN)/python -m tests.conformance.mutated_sessions $(ARGS)
+	@$(BIN)/python -m tests.conformance.mutated_holds $(ARGS)
 
 # What only one target needs is no part of .venv: its versions are pinned in pyproject.toml, as an extra of that name.
 .cache/extra/%: pyproject.toml $(STAMP)

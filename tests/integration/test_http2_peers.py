@@ -1,4 +1,4 @@
-"""Programs of others against the check path's HTTP/2: h2spec's cases, grpcurl and ghz. Run by `make test-peers`.
+"""Programs of others against our HTTP/2, the check's and the hold's: h2spec, grpcurl, ghz. Run by `make test-peers`.
 
 What h2spec cannot be run against, and why, stands in docs/http2.md.
 """
@@ -9,11 +9,13 @@ import json
 import re
 import shutil
 import subprocess
+from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.held_service import UNKNOWN
 from tests.support.http2_frames import CHECK
 from tests.support.http2_process import Http2Process
 
@@ -41,6 +43,28 @@ service Health {
   rpc Watch(HealthCheckRequest) returns (stream HealthCheckResponse);
 }
 """
+PROCESS = "envoy.service.ext_proc.v3.ExternalProcessor/Process"
+HOLD = "tests.support.held_service"
+#: of Envoy's messages as much as a held call has; the numbers are Envoy's
+PROCESS_PROTO = """\
+syntax = "proto3";
+package envoy.service.ext_proc.v3;
+message HeaderValue { string key = 1; bytes raw_value = 3; }
+message HeaderMap { repeated HeaderValue headers = 1; }
+message HttpHeaders { HeaderMap headers = 1; }
+message HttpTrailers { HeaderMap trailers = 1; }
+message HttpStatus { int32 code = 1; }
+message ImmediateResponse { HttpStatus status = 1; string details = 5; }
+message Said { }
+message ProcessingRequest {
+  oneof request { HttpHeaders request_headers = 2; HttpTrailers response_trailers = 7; }
+}
+message ProcessingResponse {
+  oneof response { Said request_headers = 1; Said response_trailers = 6; ImmediateResponse immediate_response = 7; }
+}
+service ExternalProcessor { rpc Process(stream ProcessingRequest) returns (stream ProcessingResponse); }
+"""
+TRAILERS = {"response_trailers": {}}
 
 pytestmark = pytest.mark.peers
 
@@ -61,10 +85,19 @@ def server() -> Iterator[Http2Process]:
 
 
 @pytest.fixture(scope="module")
+def hold() -> Iterator[Http2Process]:
+    with Http2Process(module=HOLD) as process:
+        yield process
+        process.drain()
+        assert process.ended() == (0, ""), "every call that was held has ended"
+
+
+@pytest.fixture(scope="module")
 def protos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("protos")
     (folder / "check.proto").write_text(PROTO, "utf-8")
     (folder / "health.proto").write_text(HEALTH_PROTO, "utf-8")
+    (folder / "process.proto").write_text(PROCESS_PROTO, "utf-8")
     return folder
 
 
@@ -72,8 +105,9 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
 
 
-def test_h2spec_finds_no_fault() -> None:
-    with Http2Process(table_bytes=H2SPEC_TABLE_BYTES) as process:
+@pytest.mark.parametrize("module", ["tests.support.http2_server", HOLD])
+def test_h2spec_finds_no_fault(module: str) -> None:
+    with Http2Process(table_bytes=H2SPEC_TABLE_BYTES, module=module) as process:
         command = [peer("h2spec"), "--strict", "--host", "127.0.0.1", "--port", str(process.port), "--timeout", "2"]
         done = run(*command)
         process.drain()
@@ -115,3 +149,37 @@ def test_ghz_gets_an_answer_to_every_call(server: Http2Process, protos: Path, co
     done = run(peer("ghz"), *where, *load, *(["--enable-compression"] if compressed else []), server.address)
     codes = json.loads(done.stdout)["statusCodeDistribution"]
     assert codes == ({"Unimplemented": 5000} if compressed else {"OK": 5000})
+
+
+def begins(decision_id: bytes) -> dict[str, object]:
+    header = {"key": "x-authz-hold", "rawValue": b64encode(decision_id).decode()}
+    return {"request_headers": {"headers": {"headers": [header]}}}
+
+
+def test_grpcurl_has_a_call_held_and_is_told_of_one_that_nobody_knows(hold: Http2Process, protos: Path) -> None:
+    proto = protos / "process.proto"
+    messages = "".join(map(json.dumps, (begins(b"d" * 32), TRAILERS)))
+    done = grpcurl(hold, proto, messages, PROCESS, "-max-time", "5")
+    assert done.returncode == 0, done.stderr
+    assert "".join(done.stdout.split()) == '{"requestHeaders":{}}{"responseTrailers":{}}'
+    done = grpcurl(hold, proto, json.dumps(begins(UNKNOWN)), PROCESS, "-max-time", "5")
+    assert json.loads(done.stdout)["immediateResponse"]["status"] == {"code": 503}
+    assert "Code: PermissionDenied" in done.stderr
+
+
+def test_ghz_has_thousands_of_calls_held(hold: Http2Process, protos: Path) -> None:
+    where = ["--insecure", "--proto", str(protos / "process.proto"), "--call", PROCESS.replace("/", ".")]
+    load = [
+        "-n",
+        "3000",
+        "-c",
+        "50",
+        "--connections",
+        "4",
+        "-d",
+        json.dumps([begins(b"d" * 32), TRAILERS]),
+        "-O",
+        "json",
+    ]
+    done = run(peer("ghz"), *where, *load, hold.address)
+    assert json.loads(done.stdout)["statusCodeDistribution"] == {"OK": 3000}, done.stdout[:2000]

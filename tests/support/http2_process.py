@@ -1,4 +1,4 @@
-"""The small HTTP/2 server as a process, on a loopback port of its own."""
+"""A small server of our HTTP/2 as a process, on a loopback port of its own: it echoes, or is what a module serves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 
 class Http2Process:
-    def __init__(self, *, table_bytes: int = 0) -> None:
-        command = [sys.executable, "-m", "tests.support.http2_server", "0", str(table_bytes)]
+    def __init__(self, *, table_bytes: int = 0, module: str = "tests.support.http2_server") -> None:
+        command = [sys.executable, "-m", module, "0", str(table_bytes)]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
         )

@@ -20,11 +20,13 @@ from tests.support.http2_frames import CHECK
 DRAIN_S = 5.0
 
 
-async def serve(port: int, table_bytes: int) -> None:
-    service = Service(
-        {CHECK: lambda message: message, HEALTH_CHECK: health_check(lambda name: None if name else True)},
-        max_message_bytes=1024 * 1024,
-    )
+ECHO = Service(
+    {CHECK: lambda message: message, HEALTH_CHECK: health_check(lambda name: None if name else True)},
+    max_message_bytes=1024 * 1024,
+)
+
+
+async def serve(service: Service, port: int, table_bytes: int) -> None:
     server = Http2Server(service, failed=lambda error: sys.stderr.write(f"{error!r}\n"), table_bytes=table_bytes)
     listening = socket.create_server(("127.0.0.1", port))
     await server.serve(listening)
@@ -37,4 +39,4 @@ async def serve(port: int, table_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0))
+    asyncio.run(serve(ECHO, int(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0))

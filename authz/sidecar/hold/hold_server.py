@@ -37,17 +37,21 @@ MAX_MESSAGE_BYTES: Final = 128 * 1024
 _DENIED: Final = status_trailers(Status.PERMISSION_DENIED, "the call has lost its grant")
 
 
+def hold_service(*, claim: Claim, end: Callable[[HeldCall], None]) -> Service:
+    """Give what is served; `claim` and `end` are asked and told of each call."""
+    return Service(
+        {},
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        stay_open={PROCESS: lambda speaker: _Processed(speaker, claim=claim, end=end)},
+    )
+
+
 class HoldServer:
     """Serves on a unix socket; `claim` and `end` are asked and told of each call."""
 
     def __init__(self, socket: str, *, claim: Claim, end: Callable[[HeldCall], None]) -> None:
         self._socket = socket
-        service = Service(
-            {},
-            max_message_bytes=MAX_MESSAGE_BYTES,
-            stay_open={PROCESS: lambda speaker: _Processed(speaker, claim=claim, end=end)},
-        )
-        self._server = Http2Server(service, failed=_failed)
+        self._server = Http2Server(hold_service(claim=claim, end=end), failed=_failed)
 
     async def start(self) -> None:
         """Listen; raises an AuthzError where the socket cannot be listened on."""
