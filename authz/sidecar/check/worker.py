@@ -123,6 +123,7 @@ class CheckWorker:
         self._overload = overload
         self._due_s = 0.0
         self._slept = 0
+        self._spent_s = 0.0
         self._refused = 0
 
     async def run(self) -> None:
@@ -151,14 +152,21 @@ class CheckWorker:
         self._cell.beat()
         late_s = now_s - self._due_s
         # A process gives its core back by itself only to sleep: one that has not done so always had something to do.
-        slept = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
-        has_slept, self._slept = slept != self._slept, slept
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        has_slept, self._slept = usage.ru_nvcsw != self._slept, usage.ru_nvcsw
+        spent_s = usage.ru_utime + usage.ru_stime
+        spent_now_s, self._spent_s = spent_s - self._spent_s, spent_s
         refused = self._cell.refused
         refused_now, self._refused = refused - self._refused, refused
         # While it may be overloaded it looks sooner whether it is.
         self._due_s = now_s + (HEARTBEAT_S if has_slept and not self._overload.on else HEARTBEAT_S / 5)
         self._overload.observe(
-            late_s, lag_s=self._server.lag_s(), slept=has_slept, refused=refused_now, next_s=self._due_s
+            late_s,
+            lag_s=self._server.lag_s(),
+            slept=has_slept,
+            spent_s=spent_now_s,
+            refused=refused_now,
+            next_s=self._due_s,
         )
         loop.call_at(self._due_s, self._beat, loop)
 

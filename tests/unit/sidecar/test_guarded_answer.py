@@ -10,7 +10,7 @@ from authz.policy.index import compile_index
 from authz.sidecar.backoff import Backoff
 from authz.sidecar.check.checker import Checker, Workload
 from authz.sidecar.check.guarded_answer import CHECKS_A_LOOK, SHED_TOGETHER, GuardedAnswer, RingRecorder
-from authz.sidecar.check.overload import Overload
+from authz.sidecar.check.overload import OWN_WORK_S, Overload
 from authz.sidecar.check.ring_entry import RECORD
 from authz.sidecar.in_force import InForce, PolicyInForce
 from authz.sidecar.record_ring import RingConsumer, RingProducer, ring_memory
@@ -110,6 +110,24 @@ def test_a_worker_that_is_late_again_and_again_refuses_until_it_is_on_time(
         guarded.overload.observe(late)
     assert guarded.reason() == ("overloaded" if on else "allowed")
     assert guarded.cell.refused == int(on)
+
+
+def test_a_worker_that_the_machine_leaves_no_time_is_late_and_refuses_nothing() -> None:
+    guarded = Guarded(Audit.BEST_EFFORT)
+    for _ in range(10):
+        guarded.overload.observe(1.0, spent_s=0.9 * OWN_WORK_S)
+        assert guarded.reason() == "allowed"
+    guarded.overload.observe(1.0, spent_s=OWN_WORK_S)
+    assert guarded.reason() == "allowed", "once is not lasting"
+    guarded.overload.observe(1.0, spent_s=OWN_WORK_S)
+    assert guarded.reason() == "overloaded"
+
+
+def test_a_worker_that_the_machine_leaves_no_time_and_peers_that_wait_for_it_are_an_overload() -> None:
+    overload = Overload()
+    for _ in range(2):
+        overload.observe(1.0, lag_s=0.2, slept=False, spent_s=0.0)
+    assert overload.on
 
 
 def test_of_what_is_shed_together_one_is_decided_one_recorded_and_all_counted() -> None:
