@@ -22,13 +22,13 @@ from envoy.service.ext_proc.v3 import external_processor_pb2
 from tests.support import http2_frames
 from tests.support.check_request import check_request
 from tests.support.http2_frames import DATA, END_STREAM, HEADERS
-from tests.support.local_mesh import LocalMesh
+from tests.support.local_mesh import LocalMesh, admin_stats
 from tests.support.many_held import PATIENCE_S, HeldStreams, get_requests, grpc_requests, never, spent_s
 from tests.support.sidecar_process import SidecarProcess
 from tests.support.window_close import SET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ALL: Final = """
 apiVersion: authz/v1
@@ -43,6 +43,13 @@ A_CONNECTION: Final = 200
 TO_THE_HOLD: Final = 1000
 A_BATCH: Final = 25
 EVENTS: Final = check_request(direction="outbound", headers=(("accept", b"text/event-stream"),)).SerializeToString()
+#: how each bound of a call's beginning is called, and how Envoy's counter of it ends
+#: (docs/windows-that-close.md, "Refused at the beginning")
+BOUNDS: Final = {
+    "no answer to the check within 350 ms": (".ext_authz.inbound.error", ".ext_authz.outbound.error"),
+    "refused by the check": (".ext_authz.inbound.denied", ".ext_authz.outbound.denied"),
+    "no word of the hold within 1 s": (".ext_proc.message_timeouts",),
+}
 PROCESS: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
 
@@ -143,6 +150,7 @@ def through_the_mesh(count: int) -> Iterator[str]:
             for first in range(0, count, A_CONNECTION):
                 streams.open(get_requests(min(A_CONNECTION, count - first), "/feed", *fields), at_once=A_BATCH)
             begin_s = time.monotonic() - begun_s
+            refused = list(_refused(mesh, streams.refused)) if streams.refused else []
             pids = {
                 f"{one['name']} {role}": pid for one in mesh.status()["services"] for role, pid in one["pids"].items()
             }
@@ -153,10 +161,30 @@ def through_the_mesh(count: int) -> Iterator[str]:
             own_s = time.process_time() - own_s
             after = {name: spent_s(pid) for name, pid in pids.items()}
             yield _line(f"mesh, {streams.begun:,} begun in {begin_s:.1f} s", streams.ended_s, at_s)
+            yield from refused
             for name in pids:
                 yield _spent(name, before[name], after[name])
             yield f"  client: {own_s * 1000:.0f} ms"
             streams.close()
+
+
+def _refused(mesh: LocalMesh, count: int) -> Iterator[str]:
+    yield f"  {count:,} refused at their beginning, by what Envoys counted:"
+    for one in mesh.status()["services"]:
+        for bound, refused in refused_by(admin_stats(one["admin"], "http.")).items():
+            yield f"  {one['name']}: {bound}: {refused:,}"
+
+
+def refused_by(counters: Mapping[str, int]) -> dict[str, int]:
+    """Give how many calls an Envoy refused at their beginning, by the bound that they met; counters of its listeners.
+
+    A cluster counts what its listener does once more.
+    """
+    found = {
+        bound: sum(value for name, value in counters.items() if name.startswith("http.") and name.endswith(ends))
+        for bound, ends in BOUNDS.items()
+    }
+    return {bound: count for bound, count in found.items() if count}
 
 
 def _line(what: str, ended_s: object, at_s: float) -> str:
