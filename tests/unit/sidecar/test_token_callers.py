@@ -304,7 +304,7 @@ class TestMemo:
             if headers:
                 destination = called_party(index, question)
                 assert destination is not None
-                checker._subject(index, question, destination, token(), NOW_NS)
+                checker._judge.subject(index, question, destination, token(), NOW_NS)
             assert question.proof_ends_ns == end_ns
         assert sidecar.ask(bearer(token())).record.decision.valid_until_ns is None
 
