@@ -6,8 +6,11 @@ No redirect is followed; of an answer only its head is read.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
+import os
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
@@ -157,5 +160,9 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
 def _reason(error: Exception) -> str:
     """Say why no answer came, without the URL, which may be secret."""
     cause = getattr(error, "os_error", error)
+    number = getattr(cause, "errno", None)
+    # asyncio has `Connect call failed` and the address in the place of what the system says; numbers of TLS are others.
+    if isinstance(number, int) and number in errno.errorcode and not isinstance(cause, ssl.SSLError):
+        return os.strerror(number).lower()
     text = getattr(cause, "strerror", None) or type(error).__name__
     return printable(str(text))[:200]

@@ -181,4 +181,5 @@ def _open(path: str) -> int:
     try:
         return os.open(path, _FLAGS, _MODE)
     except OSError as error:
-        raise SidecarError(f"{path}: the decision log cannot be opened: {error.strerror}") from error
+        why = (error.strerror or "no reason is given").lower()
+        raise SidecarError(f"{path}: the decision log cannot be opened: {why}") from error

@@ -13,6 +13,7 @@ from authz.sidecar.check.ring_entry import LOG_LINE, RECORD
 from authz.sidecar.control.decision_log import DecisionLog
 from authz.sidecar.control.record_drain import Held, RecordDrain
 from authz.sidecar.control.record_journal import RecordJournal as Journal
+from authz.sidecar.errors import SidecarError
 from authz.sidecar.record_ring import RingConsumer, RingProducer, ring_memory
 
 if TYPE_CHECKING:
@@ -238,3 +239,10 @@ def test_lines_of_controls_own_that_no_disk_takes_are_bounded_and_counted(rings:
     for _ in range(1500):
         drain.put(b"own\n")
     assert drain.own_lost == 500
+
+
+def test_a_log_that_cannot_be_opened_is_said_with_its_path_and_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "log"
+    with pytest.raises(SidecarError) as refused:
+        DecisionLog(str(path))
+    assert str(refused.value) == f"{path}: the decision log cannot be opened: no such file or directory"

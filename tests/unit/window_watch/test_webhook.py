@@ -122,4 +122,4 @@ def test_who_does_not_answer_is_named_without_the_secret_of_the_url() -> None:
     (refused,) = asyncio.run(sent(receiver))
     assert refused is not None
     assert "secret" not in refused.why
-    assert refused.why
+    assert refused.why == "connection refused"
