@@ -203,6 +203,8 @@ def open_store(settings: HubSettings) -> Store:
         from authz.hub.store.clickhouse import ClickHouseStore  # noqa: PLC0415 its driver is there where it is used
     except ImportError as error:
         raise HubError("--store: clickhouse-connect is not installed; `pip install 'picoseg[clickhouse]'`") from error
+    # Each of its tries would be a warning before the one line that says what is wrong.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     return ClickHouseStore(settings.store, settings.retention, _log.info)
 
 
