@@ -41,6 +41,7 @@ class Program:
 
     `log` is appended to. `sockets` are the unix sockets that it makes: a predecessor that was killed may have left
     them. Exactly one of `notify_socket` (the child says when it is ready) and `envoy_admin` (it is asked) is set.
+    `niceness` is how far it stands back behind the others where they share too few processors (nice(2)).
     """
 
     of: str
@@ -50,6 +51,7 @@ class Program:
     sockets: tuple[str, ...] = ()
     notify_socket: str | None = None
     envoy_admin: str | None = None
+    niceness: int = 0
 
     @property
     def name(self) -> str:
@@ -170,10 +172,11 @@ def _start(program: Program) -> subprocess.Popen[bytes]:
     log = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     supervisor = os.getpid()
 
-    def die_with_the_supervisor() -> None:
+    def in_the_child() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != supervisor:  # it died before the kernel was told
             os._exit(1)
+        os.nice(program.niceness)
 
     try:
         return subprocess.Popen(  # noqa: S603 our own programs, no shell
@@ -183,7 +186,7 @@ def _start(program: Program) -> subprocess.Popen[bytes]:
             stderr=log,
             env=environment,
             process_group=0,
-            preexec_fn=die_with_the_supervisor,  # noqa: PLW1509 the supervisor has one thread only
+            preexec_fn=in_the_child,  # noqa: PLW1509 the supervisor has one thread only
         )
     finally:
         os.close(log)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _PYTHON = (sys.executable, "-P", "-m")
 #: whose the programs are that belong to no Service; no Service has a name like this
 MESH = "-"
+#: The hub of a local mesh shares its processors with the check path, and waits for it: a third of its share at most
+#: while both want to run (sched(7), "The nice value").
+_HUB_NICENESS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +126,7 @@ def hub_program(places: ProgramPlaces, *, data: str, listen: str) -> Program:
         ),
         log=places.log(MESH, Role.HUB),
         notify_socket=places.notify_socket(MESH, Role.HUB),
+        niceness=_HUB_NICENESS,
     )
 
 

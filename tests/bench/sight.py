@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -50,6 +51,8 @@ CONTROL_KILLS: Final = 4
 FAULTS: Final = (0.25, 0.85)
 FULL: Final = (0.55, 0.65)
 DISK_MB: Final = 512
+#: what is left of it when it begins to be filled
+FILLED_BYTES: Final = 2**20
 #: who calls whom, how, and what comes of it; one in so many calls
 CALLS: Final = (
     ("gateway", "storefront", "GET", "/pages/home", 8),
@@ -237,6 +240,8 @@ class Faults:
         async def fill() -> None:
             begun_s = time.monotonic()
             ballast = self._disk / "ballast"
+            # To write hundreds of megabytes would keep a processor for seconds, which a disk that fills up does not.
+            resize(self._disk, shutil.disk_usage(self._disk).used + FILLED_BYTES)
             with ballast.open("wb", buffering=0) as file:
                 while time.monotonic() - begun_s < for_s:
                     try:
@@ -244,9 +249,15 @@ class Faults:
                     except OSError:
                         await asyncio.sleep(0.05)
             ballast.unlink()
+            resize(self._disk, DISK_MB * 2**20)
             self.full_s = time.monotonic() - begun_s
 
         return fill
+
+
+def resize(disk: Path, size_bytes: int) -> None:
+    """Give a tmpfs of this mount namespace another size."""
+    subprocess.run(["mount", "-o", f"remount,size={size_bytes}", disk], check=True)
 
 
 async def run(mesh: LocalMesh, disk: Path, *, seconds: float, rate: float) -> tuple[Load, Faults, Span, float]:

@@ -62,6 +62,8 @@ def test_status_shows_every_part_of_every_service(mesh: LocalMesh) -> None:
     assert set(status) == {"ready", "revision", "hub", "services", "third_parties", "pids"}
     assert (status["ready"], list(status["pids"])) == (True, ["supervisor", "issuer", "hub"])
     assert status["hub"].startswith("http://127.0.0.1:")
+    niceness = {of: os.getpriority(os.PRIO_PROCESS, pid) for of, pid in status["pids"].items()}
+    assert niceness["hub"] > niceness["issuer"], "it does not keep those waiting who are called"
     assert [one["name"] for one in status["services"]] == ["catalog", "gateway", "orders", "payments", "storefront"]
     for one in status["services"]:
         assert set(one) == {

@@ -116,6 +116,8 @@ class BatchWriting:
         self._kept_since_s: float | None = None
         self._retry_s = 0.0
         self._said_s = -_LOG_INTERVAL_S
+        #: by ring, how far what is held in memory goes
+        self._held_up_to: tuple[int, ...] = ()
         #: whether the spool took nothing the last time
         self.refused = False
 
@@ -184,6 +186,7 @@ class BatchWriting:
         journal.forget_spooling()
         if self.refused:
             self.refused = False
+            self._held_up_to = ()
             _log.warning("batches are written again")
         self._spool.offer([batch for batch, _ in written])
         self._written()
@@ -198,8 +201,12 @@ class BatchWriting:
 
     def _hold_in_memory(self, drain: RecordDrain) -> None:
         """Let rings go on: what was counted is in memory only, and the journal says how much that is."""
+        counted = self._shipping.up_to(None)
+        if counted == self._held_up_to:
+            return
+        self._held_up_to = counted
         self._journal.set_at_risk(self._shipping.flows.decisions)
-        drain.commit(self._shipping.up_to(None))
+        drain.commit(counted)
 
     def _batches(self, flows: Sequence[Flow]) -> Iterator[tuple[SpooledBatch, bytes]]:
         sequence = self._journal.sequence

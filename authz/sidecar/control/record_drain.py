@@ -6,7 +6,8 @@ is on disk (`commit`); until then whoever is killed is followed by one that read
 far the decision log goes: what stands in the file behind the place where the last write began is taken for written.
 Where that cannot be read (a pipe, a file that has gone) a record may stand there twice.
 
-What the disk refuses stays in its ring and is tried again: records are lost only when a ring is full, and counted.
+What the disk refuses stays in its ring and is tried again a moment later, and not at every look, which would keep a
+processor from those who check: records are lost only when a ring is full, and counted.
 
 Control's own records (of handshakes that failed) are written in between. They wait in control's memory and end with
 it, and never stand within another record's line.
@@ -19,6 +20,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from authz.instant import NS_PER_MS
 from authz.records.errors import RecordError
 from authz.sidecar.check.ring_entry import LOG_LINE, LOST_GRANT, RECORD
 from authz.sidecar.record_ring import Entry
@@ -40,6 +42,8 @@ _KIND_BYTES: Final = 1
 _MOST_OWN_LINES: Final = 1000
 #: lines are written so many bytes at once, and the last line's more
 _WRITE_BYTES: Final = 256 * 1024
+#: A log that took nothing is tried again after so long: what waits for it is put together for each try.
+_RETRY_NS: Final = 100 * NS_PER_MS
 #: Where so much of a ring waits for the ends of calls, records wait no longer.
 _MOST_WAITING_SHARE: Final = 0.25
 #: By its first bytes a line is known again in the decision log: the decision's id is among them.
@@ -135,6 +139,9 @@ class RecordDrain:
         #: control's own lines that found no room
         self.own_lost = 0
         self.lanes = [Lane(ring, number) for number, ring in enumerate(rings)]
+        self._now_ns = 0
+        #: until then nothing is written: the log took nothing
+        self._retry_ns = 0
         if log is not None:
             self._recover(log)
 
@@ -148,8 +155,13 @@ class RecordDrain:
     def drain(self, now_ns: int, *, at_once: bool = False) -> bool:
         """Read on, and write what waits no longer; gives whether any of it could be dealt with.
 
-        `at_once` waits for no end of a call.
+        `at_once` waits for no end of a call, and not until a log that took nothing is tried again.
         """
+        self._now_ns = now_ns
+        if now_ns < self._retry_ns and not at_once:
+            for lane in self.lanes:
+                self._read_on(lane)
+            return False
         moved = self._log is not None and not self._is_within_a_line and self._write_own(self._log)
         if self._own_partly is not None:
             return moved
@@ -233,9 +245,7 @@ class RecordDrain:
             begun = self._own_partly[1]
         ahead = self._ahead(log, begun)
         text = ahead + b"".join(self._own)[begun:]
-        taken = log.write(text)
-        if taken:
-            self._opened = log.opened
+        taken = self._taken(log, text)
         written = begun + max(0, taken - len(ahead))
         moved = False
         while self._own and len(self._own[0]) <= written:
@@ -243,6 +253,15 @@ class RecordDrain:
             moved = True
         self._own_partly = (log.opened, written) if written else None
         return moved
+
+    def _taken(self, log: DecisionLog, text: bytes) -> int:
+        """Write a text that is not empty; gives how much of it was taken."""
+        taken = log.write(text)
+        if taken:
+            self._opened = log.opened
+        else:
+            self._retry_ns = self._now_ns + _RETRY_NS
+        return taken
 
     def _ahead(self, log: DecisionLog, begun: int) -> bytes:
         """Give what ends the line that somebody else has begun in a file that was opened just now."""
@@ -257,9 +276,7 @@ class RecordDrain:
             place = log.place()
             if place is not None:
                 self._journal.begin(lane.number, place)
-            taken = log.write(text)
-            if taken:
-                self._opened = log.opened
+            taken = self._taken(log, text)
             taken = max(0, taken - len(ahead))
         written = begun + taken
         done = 0

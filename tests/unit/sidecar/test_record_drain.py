@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import mmap
 import os
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from authz.instant import NS_PER_MS, NS_PER_S
 from authz.sidecar.check.ring_entry import LOG_LINE, RECORD
 from authz.sidecar.control.decision_log import DecisionLog
 from authz.sidecar.control.record_drain import Held, RecordDrain
@@ -140,9 +142,11 @@ def test_records_that_a_full_pipe_refuses_wait_and_come_whole(rings: Rings) -> N
             continue
         put += 1
     read = b""
-    while not drain.is_empty:
+    for now_s in itertools.count(1):
+        if drain.is_empty:
+            break
         read += os.read(reader, 5000)
-        drain.drain(0)
+        drain.drain(now_s * NS_PER_S)
     while True:
         try:
             read += os.read(reader, 65536)
@@ -186,9 +190,33 @@ class Reluctant(DecisionLog):
     def __init__(self, path: str, *takes: int) -> None:
         super().__init__(path)
         self.takes = list(takes)
+        self.tries = 0
 
     def write(self, lines: bytes) -> int:
+        self.tries += 1
         return super().write(lines[: self.takes.pop(0)]) if self.takes else super().write(lines)
+
+
+def test_a_log_that_takes_nothing_is_tried_again_after_a_moment_and_not_at_every_look(rings: Rings) -> None:
+    log = Reluctant(str(rings.path), 0, 0)
+    drain = RecordDrain(rings=rings.consumers, log=log, journal=Journal(mmap.mmap(-1, 4096)), recording=Plain())
+    rings.put(*LINES[:2])
+    for now_ms in range(0, 200, 5):
+        drain.drain(now_ms * NS_PER_MS)
+    assert log.tries == 2
+    rings.put(*LINES[2:])
+    assert drain.drain(200 * NS_PER_MS)
+    assert drain.is_empty
+    assert rings.path.read_bytes() == b"".join(LINES)
+
+
+def test_what_a_log_refused_is_tried_at_once_by_a_control_that_ends(rings: Rings) -> None:
+    log = Reluctant(str(rings.path), 0)
+    drain = RecordDrain(rings=rings.consumers, log=log, journal=Journal(mmap.mmap(-1, 4096)), recording=Plain())
+    rings.put(*LINES)
+    assert not drain.drain(0)
+    assert drain.drain(0, at_once=True)
+    assert rings.path.read_bytes() == b"".join(LINES)
 
 
 @pytest.mark.parametrize("first", range(12))
@@ -205,10 +233,10 @@ def test_no_line_of_controls_own_stands_within_another_however_little_the_disk_t
     rings.put(*LINES)
     drain.put(b"own 1\n")
     drain.put(b"own 2\n")
-    for _ in range(12):
-        drain.drain(0)
+    for now_s in range(12):
+        drain.drain(now_s * NS_PER_S)
     drain.put(b"own 3\n")
-    drain.drain(0)
+    drain.drain(12 * NS_PER_S)
     assert drain.is_empty
     assert sorted(rings.path.read_bytes().splitlines(keepends=True)) == sorted(
         [b"own 1\n", b"own 2\n", b"own 3\n", *LINES]
