@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any, Never
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Never
 
 from authz.errors import UsageError
 from authz.policy.errors import nearest, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     Run = Callable[[argparse.Namespace], int]
 
 YES, NO, USAGE = 0, 1, 2
+
+#: What sets a switch, in any case. Nothing else does: a typing error must turn nothing on, nor leave it off.
+_ON: Final = ("1", "true", "yes", "on")
+_OFF: Final = ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class _UnreadableDefault:
+    """Stands where the environment gave a value that the flag cannot have, until a typed one takes its place."""
+
+    message: str
 
 
 class _Typed(argparse.Action):
@@ -46,22 +58,27 @@ class CommandParser(argparse.ArgumentParser):
         """Parse; a group without one of its commands in first place runs its `default`, where it has one."""
         if self._default is not None and args is not None and _names_no_command(args):
             args = [self._default, *args]
-        return super().parse_known_args(args, namespace)
+        given, unknown = super().parse_known_args(args, namespace)
+        for value in vars(given).values():
+            if isinstance(value, _UnreadableDefault):
+                raise UsageError(value.message)
+        return given, unknown
 
     def add_flag(self, name: str, *, required: bool = False, **kwargs: Any) -> None:
         """Add `--name`, whose default is the environment's `AUTHZ_NAME` where that is set.
 
-        A flag with `action="append"` takes one value from the environment; a switch (`store_true`) is on for any
-        value but the empty one, `0` and `false`.
+        A flag with `action="append"` takes one value from the environment; a switch (`store_true`) is set by the words
+        of `_ON` and `_OFF`, and left as it is by an empty value. What the flag cannot have is a UsageError of its own
+        command, and of no other of the group.
         """
         variable = "AUTHZ_" + name.removeprefix("--").replace("-", "_").upper()
         value = os.environ.get(variable)
         choices = kwargs.get("choices")
-        if value is not None and choices is not None and value not in choices:
-            raise UsageError(f"{variable}=`{value}`: choose from {', '.join(map(str, choices))}")
         if value is not None:
-            if kwargs.get("action") == "store_true":
-                kwargs["default"] = value.lower() not in {"", "0", "false"}
+            if choices is not None and value not in choices:
+                kwargs["default"] = _unreadable(variable, value, map(str, choices))
+            elif kwargs.get("action") == "store_true":
+                kwargs["default"] = _switch(variable, value)
             elif kwargs.get("action") == "append":
                 kwargs["default"] = (value,)
                 kwargs["action"] = _Typed
@@ -74,6 +91,20 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         """Raise what is wrong with the command line, and how to see what is right."""
         raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def _switch(variable: str, value: str) -> bool | _UnreadableDefault:
+    word = value.lower()
+    if word in _ON:
+        return True
+    if not word or word in _OFF:
+        return False
+    pairs = (f"{on} or {off}" for on, off in zip(_ON, _OFF, strict=True))
+    return _unreadable(variable, value, pairs)
+
+
+def _unreadable(variable: str, value: str, choices: Iterable[str]) -> _UnreadableDefault:
+    return _UnreadableDefault(f"{variable}={quoted(value)}: choose from {', '.join(choices)}")
 
 
 def _names_no_command(words: Sequence[str]) -> bool:

@@ -117,5 +117,6 @@ def _overview() -> str:
             *lines,
             "",
             "`authz COMMAND --help` says more, with an example. Exit status: 0 yes, 1 no, 2 cannot be answered.",
+            "Each flag can be set by AUTHZ_<FLAG>, too; a switch by 1 or 0, true or false, yes or no, on or off.",
         ]
     )

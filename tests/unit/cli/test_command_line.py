@@ -131,7 +131,13 @@ def test_a_typed_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert list(parse(parser, []).word) == ["environment"]
 
 
-@pytest.mark.parametrize(("value", "on"), [("1", True), ("true", True), ("0", False), ("false", False), ("", False)])
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [
+        *((word, True) for word in ("1", "true", "yes", "on", "TRUE", "Yes", "oN")),
+        *((word, False) for word in ("0", "false", "no", "off", "False", "NO", "Off", "")),
+    ],
+)
 def test_a_switch_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch, value: str, on: bool) -> None:  # noqa: FBT001
     monkeypatch.setenv("AUTHZ_DETACH", value)
     parser = CommandParser(prog="x")
@@ -139,10 +145,36 @@ def test_a_switch_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch, val
     assert parse(parser, []).detach is on
 
 
+@pytest.mark.parametrize("value", ["maybe", "2", "y", "true ", "-1", "onn", "\x1b[31mtrue"])
+def test_a_switch_that_the_environment_sets_to_no_yes_and_no_no_is_not_guessed(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("AUTHZ_DETACH", value)
+    parser = CommandParser(prog="x")
+    parser.add_flag("--detach", action="store_true")
+    with pytest.raises(UsageError, match=r"^AUTHZ_DETACH=.*: choose from 1 or 0, true or false") as error:
+        parse(parser, [])
+    assert str(error.value).isprintable()
+    assert parse(parser, ["--detach"]).detach is True
+
+
+def test_a_switch_of_the_environment_that_cannot_be_read_ends_its_own_command_with_2_and_no_other() -> None:
+    environment = {"AUTHZ_FOLLOW": "maybe", "AUTHZ_DETACH": "maybe"}
+    ended = run("observe", "--hub", "http://127.0.0.1:1", **environment)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("AUTHZ_FOLLOW=`maybe`: choose from ")
+    assert run("mesh", "up", "--policies", "policies", **environment).returncode == 2
+    assert "AUTHZ_DETACH" not in run("mesh", "status", "--state", "/nonexistent", **environment).stderr
+    assert run("observe", "--help", **environment).returncode == 0
+
+
 def test_a_choice_of_the_environment_is_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTHZ_PART", "foo")
-    with pytest.raises(UsageError, match="AUTHZ_PART=`foo`"):
-        CommandParser(prog="x").add_flag("--part", choices=["a", "b"])
+    parser = CommandParser(prog="x")
+    parser.add_flag("--part", choices=["a", "b"])
+    with pytest.raises(UsageError, match=r"AUTHZ_PART=`foo`: choose from a, b"):
+        parse(parser, [])
+    assert parse(parser, ["--part", "b"]).part == "b"
 
 
 def test_a_missing_flag_names_itself() -> None:
