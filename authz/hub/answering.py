@@ -302,7 +302,7 @@ class Answering:
 
 
 def _ends(values: Mapping[str, Any], now_ns: int) -> tuple[int, int]:
-    """Give the ends of the span that the parameters say: one that ends before it begins is empty, and is told so."""
+    """Give the ends of the span that the parameters say: one that would begin after now is empty."""
     until_ns: int = now_ns if values["until"] is None else values["until"]
     return min(values["since"], until_ns), until_ns
 

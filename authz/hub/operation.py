@@ -73,7 +73,21 @@ class Operation:
         for each in self.parameters:
             text_or_none = path[each.name] if each.in_path else given.get(each.name, each.default)
             values[each.name] = None if text_or_none is None else each.read(text_or_none, now_ns)
+        _require_a_span(values, given)
         return values
+
+
+def _require_a_span(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
+    """Raise ParameterError for a span that ends before it begins; one that ends where it begins is empty.
+
+    Without `until` the span ends now. What begins after that is no contradiction: who asks for what has come since the
+    last record may have a clock, or a record, that is ahead of this hub's.
+    """
+    since_ns, until_ns = values.get("since"), values.get("until")
+    if since_ns is None or until_ns is None or since_ns <= until_ns:
+        return
+    said = "it is after `until`" if "since" in given else "what it is where it is not given is after `until`"
+    raise ParameterError("since", f"{said}; give an earlier time, or a longer age")
 
 
 def moment(name: str, says: str, default: str | None = None, example: str = "1h") -> Parameter:

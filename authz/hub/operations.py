@@ -9,8 +9,8 @@ from authz.hub import answers
 from authz.hub.operation import CURSOR, EVENTS, LIMIT, STEP, Operation, Parameter, Role, choice, moment, party
 from authz.hub.records_query import GROUPS
 
-_SINCE: Final = moment("since", "the beginning of the span", default="1h")
-_SINCE_A_DAY: Final = moment("since", "the beginning of the span", default="24h", example="24h")
+_SINCE: Final = moment("since", "the beginning of the span, not after until", default="1h")
+_SINCE_A_DAY: Final = moment("since", "the beginning of the span, not after until", default="24h", example="24h")
 _UNTIL: Final = moment("until", "the end of the span; default: now", example="0s")
 _FROM: Final = party("from", "the caller, by the name under which it stands", in_path=True, example="storefront")
 _TO: Final = party("to", "the destination, by the name under which it stands", in_path=True)
@@ -79,7 +79,7 @@ CALLS: Final = Operation(
         party("from", "only of this caller", example="storefront"),
         party("to", "only to this destination"),
         party("policy", "only those that this rule decided", example="storefront-reads-catalog"),
-        moment("since", "only from then on"),
+        moment("since", "only from then on; not after until"),
         moment("until", "only before", example="0s"),
         LIMIT,
         CURSOR,

@@ -7,6 +7,7 @@ refused and what must not.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -38,7 +39,9 @@ def main() -> int:
             *("--rate-limit", "45/s"),
             *("--exclude-checks", "unsupported_method"),
         ]
-        return subprocess.run(command, cwd=hub.folder, check=False).returncode
+        path = os.pathsep.join((str(ROOT), *filter(None, (os.environ.get("PYTHONPATH"),))))
+        hooks = {**os.environ, "PYTHONPATH": path, "SCHEMATHESIS_HOOKS": "tests.tools.api_hooks"}
+        return subprocess.run(command, cwd=hub.folder, env=hooks, check=False).returncode
 
 
 if __name__ == "__main__":

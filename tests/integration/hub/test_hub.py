@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.client
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from authz.hub.openapi import openapi_document
+from authz.hub.operations import OPERATIONS
 from authz.records.batch import MAX_BATCH_BYTES
 from tests.support.hub_process import REVISION, Hub, batch, flow, record
 
@@ -175,9 +177,11 @@ class TestAnswers:
             ]
             assert after["first"] == record(1)["time"] or after["first"] is not None
 
-    def test_a_span_that_ends_before_it_begins_is_empty(self, hub: Hub) -> None:
+    @pytest.mark.parametrize(
+        "span", ["?since=2026-11-01T00:00:00Z&until=2026-11-01T00:00:00Z", "?since=3090-01-01T00:00:00Z"]
+    )
+    def test_a_span_that_ends_where_it_begins_or_has_not_begun_is_empty(self, hub: Hub, span: str) -> None:
         hub.send(batch(70, [flow()]))
-        span = "?since=1h&until=2h"
         assert hub.answer("/edges" + span)["edges"] == []
         assert hub.answer("/edges/storefront/catalog" + span)["calls"] == 0
         assert hub.answer("/edges/storefront/catalog/history" + span)["points"] == []
@@ -245,6 +249,9 @@ class TestAnswers:
             ("/edges?compare=x", "compare"),
             ("/edges?color=red", "color"),
             ("/edges?since=1h&since=2h", "since"),
+            ("/edges?until=2h", "since"),
+            ("/edges?since=2026-11-01T00:00:00.001Z&until=2026-11-01T00:00:00Z", "since"),
+            ("/edges?since=1h&until=2h&at=1h&compare=3h", "since"),
             ("/calls?limit=0", "limit"),
             ("/calls?limit=1e3", "limit"),
             ("/calls?cursor=x", "cursor"),
@@ -259,6 +266,19 @@ class TestAnswers:
         status, body = hub.get("/api/v1" + path)
         assert (status, body["parameter"]) == (400, parameter)
         assert body["error"]
+
+    def test_every_question_of_a_span_refuses_one_that_ends_before_it_begins_and_says_so(self, hub: Hub) -> None:
+        asked = [each for each in OPERATIONS if {"since", "until"} <= {part.name for part in each.parameters}]
+        assert len(asked) == 8
+        for operation in asked:
+            path = "/api/v1" + re.sub(r"\{[a-z]+\}", "catalog", operation.path)
+            status, body = hub.get(f"{path}?since=1h&until=2h")
+            assert (status, body["parameter"]) == (400, "since")
+            assert body["error"] == "it is after `until`; give an earlier time, or a longer age"
+            if any(each.name == "since" and each.default for each in operation.parameters):
+                status, body = hub.get(f"{path}?until=52w")
+                assert (status, body["parameter"]) == (400, "since")
+                assert body["error"].startswith("what it is where it is not given is after `until`; ")
 
     @pytest.mark.parametrize(
         "path", ["/edges/no/one", "/decisions/x", "/explain/x", "/policies/none/usage", "/nothing"]
