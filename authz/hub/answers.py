@@ -300,7 +300,7 @@ class Denials(TypedDict):
 
 
 class AttemptSource(TypedDict):
-    """Who tried, in which direction, and which sidecar refused it."""
+    """Who tried, in which direction, and which sidecar refused it; `address` is null for whom may not read calls."""
 
     identity: str | None
     service: str | None

@@ -65,10 +65,14 @@ def _get(operation: Operation, schemas: dict[str, Any], fault: dict[str, Any]) -
     return {
         "operationId": operation.name,
         "summary": operation.summary,
-        "description": f"Role: {operation.role.name.lower()}.",
+        "description": f"Role: {operation.role.name.lower()}{_whole_for(operation)}.",
         "parameters": [_parameter(each) for each in operation.parameters],
         "responses": dict(sorted(answers.items())),
     }
+
+
+def _whole_for(operation: Operation) -> str:
+    return "" if operation.whole_for is None else f"; addresses are null below {operation.whole_for.name.lower()}"
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

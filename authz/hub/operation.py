@@ -49,7 +49,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One question; `path` is below /api/v1, `answer` the type of its answer, None for a stream of events."""
+    """One question; `path` is below /api/v1, `answer` the type of its answer, None for a stream of events.
+
+    Where parts of the answer are for a higher role, `whole_for` is that role; others get `shown_to_others` of it.
+    """
 
     path: str
     name: str
@@ -58,6 +61,14 @@ class Operation:
     answer: type | None
     parameters: tuple[Parameter, ...] = ()
     can_be_unknown: bool = False
+    whole_for: Role | None = None
+    shown_to_others: Callable[[Any], Any] | None = None
+
+    def shown(self, answer: Any, role: Role) -> Any:
+        """Give what a role may see of an answer."""
+        if self.whole_for is None or self.shown_to_others is None or role >= self.whole_for:
+            return answer
+        return self.shown_to_others(answer)
 
     def values(self, path: Mapping[str, str], query: list[tuple[str, str]], now_ns: int) -> dict[str, Any]:
         """Read the parameters of a request; raises ParameterError for the first that is wrong."""

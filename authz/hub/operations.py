@@ -6,6 +6,7 @@ from typing import Final
 
 from authz.decision import Reason, Verdict
 from authz.hub import answers
+from authz.hub.attempt_sources import without_addresses
 from authz.hub.operation import CURSOR, EVENTS, LIMIT, STEP, Operation, Parameter, Role, choice, moment, party
 from authz.hub.records_query import GROUPS
 
@@ -121,6 +122,8 @@ WINDOWS: Final = Operation(
     summary="when ThirdParties and rules open and close, and who tried when they were not open",
     role=Role.VIEWER,
     answer=answers.Windows,
+    whole_for=Role.SECURITY,
+    shown_to_others=without_addresses,
 )
 POLICIES: Final = Operation(
     path="/policies",

@@ -292,7 +292,7 @@ class HubServer:
             now_ns = time.time_ns()
             try:
                 values = operation.values(request.match_info, list(request.query.items()), now_ns)
-                content = await asyncio.to_thread(self._answer, operation.name, values, now_ns)
+                content = await asyncio.to_thread(self._answer, operation, values, now_ns, request[_ASKER].role)
             except ParameterError as error:
                 return _fault(400, str(error), error.parameter)
             except UnknownError as error:
@@ -304,8 +304,9 @@ class HubServer:
 
         return answer
 
-    def _answer(self, operation: str, values: dict[str, Any], now_ns: int) -> bytes:
-        return json.dumps(self._answering.answer(operation, values, now_ns), separators=(",", ":")).encode("ascii")
+    def _answer(self, operation: Operation, values: dict[str, Any], now_ns: int, role: Role) -> bytes:
+        answer = self._answering.answer(operation.name, values, now_ns)
+        return json.dumps(operation.shown(answer, role), separators=(",", ":")).encode("ascii")
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         try:

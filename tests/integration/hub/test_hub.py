@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import itertools
 import json
 import re
 import threading
@@ -452,6 +453,38 @@ class TestAccess:
             }.items() <= next(
                 each for each in refused if each["path"] == "/api/v1/calls" and each["who"] == "of-viewer"
             ).items()
+
+    def test_who_may_not_read_single_calls_is_told_no_address_of_who_tried_a_window(self, tmp_path: Path) -> None:
+        (tmp_path / "policies").mkdir()
+        (tmp_path / "policies" / "set.yaml").write_text(_CLOSED, "utf-8")
+        roles = ("sidecar", "viewer", "security", "admin")
+        tokens = [{"name": role, "role": role, "sha256": hashlib.sha256(role.encode()).hexdigest()} for role in roles]
+        (tmp_path / "access.json").write_text(json.dumps({"tokens": tokens}))
+        addresses = ("10.7.0.1:4000", "10.7.0.2:4000", "[2001:db8::77]:4000")
+        refused = {"reason": "decommissioned", "policy": "acme"}
+        knocks = [
+            record(number, **refused, caller={**record(source=source)["caller"], "address": address})
+            for number, (source, address) in enumerate(itertools.product(("storefront", None), addresses), start=1)
+        ]
+        with Hub("--policies", str(tmp_path / "policies"), "--access", str(tmp_path / "access.json")) as hub:
+            assert hub.send(batch(1, [], knocks), authorization="Bearer sidecar")[0] == 200
+
+            def sources(role: str) -> list[dict[str, Any]]:
+                status, _, body = hub.ask("/api/v1/windows", {"Authorization": f"Bearer {role}"})
+                assert status == 200
+                if role == "viewer":
+                    assert not any(each.encode() in body for each in ("10.7.0", "2001:db8", "4000"))
+                (window,) = json.loads(body)["windows"]
+                assert window["attempts_after"]["count"] == len(knocks)
+                found: list[dict[str, Any]] = window["attempts_after"]["sources"]
+                return found
+
+            assert len(sources("security")) == len(sources("admin")) == len(knocks)
+            assert {each["address"] for each in sources("security")} == {"10.7.0.1", "10.7.0.2", "2001:db8::77"}
+            assert [(each["service"], each["address"], each["count"]) for each in sources("viewer")] == [
+                (None, None, 3),
+                ("storefront", None, 3),
+            ]
 
     def test_without_access_it_listens_on_loopback_only(self, tmp_path: Path) -> None:
         hub = Hub("--listen", "0.0.0.0:0", folder=tmp_path)
