@@ -12,6 +12,7 @@ from authz.hub.query import Flows, Span
 from authz.hub.store.days_table import DAY_S
 from authz.hub.store.sqlite import SqliteStore
 from authz.hub.store.store import ANY_STEP_S, HOURS, Part, Retention
+from authz.instant import rfc3339_from_s
 from tests.support.hub_process import flow
 from tests.unit.hub.test_stores import EDGE, NOON_S, arrival, at
 
@@ -94,6 +95,39 @@ def test_any_span_is_answered_from_days_as_from_hours(store: SqliteStore, monkey
         of_days += bool(tables(store, span, now_s))
         assert answered(store, span, now_s) == by_the_hour(store, monkeypatch, span, now_s), (span, now_s)
     assert of_days > 40
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_day_does_not_begin_or_end_with_what_the_other_sidecar_tells_of(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, *, late: bool
+) -> None:
+    def told(sequence: int, *hours_and_unreached: tuple[int, int]) -> None:
+        flows = [
+            flow(
+                time=at(NOON_S - DAY_S + HOUR_S * hour), sidecar="storefront", direction="outbound", unreached=unreached
+            )
+            for hour, unreached in hours_and_unreached
+        ]
+        store.add([arrival(sequence, *flows, sidecar="storefront", service="storefront")], 1)
+
+    # Of a call that arrived the callee's sidecar tells: here it is a decision, and no call of the edge.
+    arrived, never = [(-5, 0), (5, 0)], [(-1, 1), (1, 1)]
+    if late:
+        told(1, *never, (13, 1))
+        tidied(store, NOON_S)
+        told(2, *arrived)
+    else:
+        told(1, *arrived, *never, (13, 1))
+    tidied(store, NOON_S)
+    span = Span(from_s=NOON_S - 2 * DAY_S, until_s=NOON_S - DAY_S // 2)
+    assert tables(store, span, NOON_S) == {"days"}
+    edge = Flows(store).edges(span, NOON_S, None)[EDGE]
+    assert (edge["calls"], edge["first_seen"], edge["last_seen"]) == (
+        2,
+        rfc3339_from_s(NOON_S - DAY_S - HOUR_S),
+        rfc3339_from_s(NOON_S - DAY_S + HOUR_S),
+    )
+    assert answered(store, span, NOON_S) == by_the_hour(store, monkeypatch, span, NOON_S)
 
 
 def test_an_hour_that_ends_while_a_question_is_asked_is_counted_once(store: SqliteStore) -> None:
