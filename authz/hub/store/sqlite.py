@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from authz.hub.series import Series
 
 _FILE: Final = "hub.sqlite"
+#: the database, its write-ahead log and the log's index: all of them take room (sqlite.org/tempfiles.html)
+_FILE_ENDS: Final = ("", "-wal", "-shm")
 #: rows that are moved in one transaction: intake waits for it, a tenth of a second or a few
 _MOVED_AT_ONCE: Final = 50_000
 _FORGOTTEN_AT_ONCE: Final = 20_000
@@ -153,6 +155,7 @@ class SqliteStore:
         migrations: Sequence[Migration] = MIGRATIONS,
     ) -> None:
         self._path = folder / _FILE
+        self._files = [folder / f"{_FILE}{end}" for end in _FILE_ENDS]
         self._retention = retention
         self._readers = threading.local()
         self._open: list[sqlite3.Connection] = []
@@ -329,8 +332,8 @@ class SqliteStore:
         ((records, series, oldest),) = self.rows(
             "SELECT (SELECT COUNT(*) FROM records), (SELECT COUNT(*) FROM series), (SELECT MIN(time) FROM hours)", {}
         )
-        ((pages, page_bytes),) = self.rows("SELECT page_count, page_size FROM pragma_page_count, pragma_page_size", {})
-        return StoreFacts(kind="sqlite", size_bytes=pages * page_bytes, records=records, series=series, oldest_s=oldest)
+        size = sum(map(_size_bytes, self._files))
+        return StoreFacts(kind="sqlite", size_bytes=size, records=records, series=series, oldest_s=oldest)
 
     def close(self) -> None:
         """Close every connection; nothing may be asked any more."""
@@ -338,6 +341,13 @@ class SqliteStore:
             for connection in self._open:
                 connection.close()
             self._open.clear()
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _is_new(connection: sqlite3.Connection, batch: Arrival, received_ms: int) -> bool:

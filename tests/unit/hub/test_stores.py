@@ -414,6 +414,16 @@ def test_sqlite_refuses_a_file_that_a_later_program_has_written(tmp_path: Path) 
         SqliteStore(tmp_path, Retention(), lambda _: None)
 
 
+def test_sqlite_tells_of_all_the_room_that_its_files_take_the_log_among_them(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path, Retention(), lambda _: None)
+    store.add([arrival(1, *(flow(time=at(NOON_S - 10 * number)) for number in range(2000)))], 1)
+    log_bytes = (tmp_path / "hub.sqlite-wal").stat().st_size
+    taken_bytes = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert log_bytes > 100_000
+    assert store.facts().size_bytes == taken_bytes
+    store.close()
+
+
 def test_sqlite_syncs_each_commit(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path, Retention(), lambda _: None)
     assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,)
