@@ -23,6 +23,7 @@ from authz.hub.access import MAX_FILE_BYTES, Access
 from authz.hub.answering import Answering
 from authz.hub.errors import HubError
 from authz.hub.events import Event, Events
+from authz.hub.front import runner_of
 from authz.hub.happened import Happened
 from authz.hub.intake import Intake
 from authz.hub.known_policies import KnownPolicies
@@ -50,8 +51,6 @@ _log = logging.getLogger(__name__)
 _GRACE_S: Final = 2.0
 _BACKLOG: Final = 512
 _LOOK_AT_WINDOWS_S: Final = 0.5
-#: three names of 2,048 characters, each of them encoded as twelve, and what is around them
-MAX_LINE_BYTES: Final = 128 * 1024
 #: for how long a thread that reads batches keeps another from answering a request (Python's own choice: 5 ms)
 _SWITCH_S: Final = 0.0005
 
@@ -108,32 +107,24 @@ async def _serve(settings: HubSettings, access: Access | None, store: Store) -> 
         )
         intake.start()
         held.callback(intake.stop)
-        runner = web.AppRunner(
-            server.application(),
-            access_log=None,
-            auto_decompress=False,
-            shutdown_timeout=_GRACE_S,
-            max_line_size=MAX_LINE_BYTES,
-        )
-        await runner.setup()
-        try:
-            site = web.TCPSite(
-                runner,
-                settings.host,
-                settings.port,
-                backlog=_BACKLOG,
-                reuse_address=True,
-                reuse_port=settings.reuse_port,
-                ssl_context=None if tls is None else tls.context,
-            )
-            await _start(site, settings)
-            _log.info("serves %s", settings.url("http" if tls is None else "https", _port(runner)))
-            notify("READY=1")
-            await _until(stop, policies, events, following)
-            notify("STOPPING=1")
-        finally:
-            server.end()
-            await runner.cleanup()
+        async with runner_of(server.application(), shutdown_timeout_s=_GRACE_S) as runner:
+            try:
+                site = web.TCPSite(
+                    runner,
+                    settings.host,
+                    settings.port,
+                    backlog=_BACKLOG,
+                    reuse_address=True,
+                    reuse_port=settings.reuse_port,
+                    ssl_context=None if tls is None else tls.context,
+                )
+                await _start(site, settings)
+                _log.info("serves %s", settings.url("http" if tls is None else "https", _port(runner)))
+                notify("READY=1")
+                await _until(stop, policies, events, following)
+                notify("STOPPING=1")
+            finally:
+                server.end()
 
 
 def _identity(settings: HubSettings) -> tuple[asyncio.Task[None] | None, HubTls | None]:
@@ -256,7 +247,7 @@ async def _start(site: web.TCPSite, settings: HubSettings) -> None:
         ) from error
 
 
-def _port(runner: web.AppRunner) -> int:
+def _port(runner: web.BaseRunner) -> int:
     (address, *_) = runner.addresses
     port: int = address[1]
     return port

@@ -25,6 +25,7 @@ from aiohttp import hdrs, web
 from authz.errors import AuthzError
 from authz.hub.access import ANYBODY, Access, Asker, refusal_line
 from authz.hub.errors import ArrivalError, NotItsOwnError, ParameterError, StoreError, UnknownError
+from authz.hub.front import HEADERS, fault, with_headers
 from authz.hub.openapi import API, openapi_document
 from authz.hub.operation import Role
 from authz.hub.operations import OPERATIONS, STREAM
@@ -57,21 +58,6 @@ _TYPES: Final = {
     ".json": "application/json",
     ".txt": "text/plain; charset=utf-8",
     ".woff2": "font/woff2",
-}
-#: https://www.w3.org/TR/CSP3/ : nothing but what this hub serves, and no script or style in the HTML itself
-_CSP: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_HEADERS: Final = {
-    "Content-Security-Policy": _CSP,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-    "X-Frame-Options": "DENY",
-    "Server": "authz",
 }
 #: a comment in a stream of events, so that whoever is between does not end it
 _KEEP_ALIVE_S: Final = 15.0
@@ -150,33 +136,30 @@ class HubServer:
         except _RefusedError as refused:
             response = refused.response
         except web.HTTPException as error:
-            response = _fault(error.status, (error.reason or "").lower(), None)
+            response = fault(error.status, (error.reason or "").lower(), None)
             if hdrs.ALLOW in error.headers:
                 response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:  # noqa: BLE001 the edge of one request
             _log.exception("a request cannot be answered: a fault of the program")
-            response = _fault(500, "a fault of the program; the hub's log says more", None)
-        if not response.prepared:
-            response.headers.update(_HEADERS)
-            response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
-        return response
+            response = fault(500, "a fault of the program; the hub's log says more", None)
+        return response if response.prepared else with_headers(response)
 
     def _require_own_host(self, request: web.Request) -> None:
         """Refuse a Host that is not ours (DNS rebinding), and whatever another site's page has sent."""
         host = (request.headers.get(hdrs.HOST) or "").lower()
         if not self._is_own(host):
             raise _RefusedError(
-                _fault(421, "the Host is none of this hub's; `hosts` of the access file names them", None)
+                fault(421, "the Host is none of this hub's; `hosts` of the access file names them", None)
             )
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and origin.lower() != f"{request.scheme}://{host}":
-            raise _RefusedError(_fault(403, "pages of other origins may not ask", None))
+            raise _RefusedError(fault(403, "pages of other origins may not ask", None))
         site = request.headers.get("Sec-Fetch-Site", "none")
         # A link on another page may lead to the page itself; nothing else may be used by one.
         if site not in {"none", "same-origin"} and request.path != "/":
-            raise _RefusedError(_fault(403, "pages of other origins may not ask", None))
+            raise _RefusedError(fault(403, "pages of other origins may not ask", None))
 
     def _is_own(self, host: str) -> bool:
         if self._access is not None and host in self._access.hosts:
@@ -198,7 +181,7 @@ class HubServer:
             # Whoever guesses tokens is slowed like everybody, before a line is written down.
             self._require_turn(request, "(nobody)")
             self._refuse(request, "(nobody)", "no token, no identity")
-            response = _fault(401, "say who asks: a bearer token, or a client certificate", None)
+            response = fault(401, "say who asks: a bearer token, or a client certificate", None)
             response.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="authz hub"'
             raise _RefusedError(response)
         allowed = asker.role is Role.ADMIN or (
@@ -207,14 +190,14 @@ class HubServer:
         if not allowed:
             self._require_turn(request, asker.name)
             self._refuse(request, asker.name, f"role {asker.role.name.lower()}, {wanted.name.lower()} is needed")
-            raise _RefusedError(_fault(403, f"the role `{wanted.name.lower()}` is needed", None))
+            raise _RefusedError(fault(403, f"the role `{wanted.name.lower()}` is needed", None))
         if wanted is not Role.SIDECAR:
             self._require_turn(request, asker.name)
         return asker
 
     def _require_turn(self, request: web.Request, who: str) -> None:
         if not self._has_turn(f"{who} {request.remote or ''}"):
-            response = _fault(429, f"more than {RATE_A_SECOND:.0f} questions a second", None)
+            response = fault(429, f"more than {RATE_A_SECOND:.0f} questions a second", None)
             response.headers[hdrs.RETRY_AFTER] = "1"
             raise _RefusedError(response)
 
@@ -267,14 +250,14 @@ class HubServer:
             encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").lower()
             stored = await self._intake.take(content, encoding, self._sender(request[_ASKER]))
         except web.HTTPRequestEntityTooLarge:
-            return _fault(413, f"a batch has at most {MAX_BATCH_BYTES} bytes", None)
+            return fault(413, f"a batch has at most {MAX_BATCH_BYTES} bytes", None)
         except NotItsOwnError as error:
             self._refuse(request, request[_ASKER].name, str(error))
-            return _fault(403, str(error), None)
+            return fault(403, str(error), None)
         except ArrivalError as error:
-            return _fault(400, str(error), None)
+            return fault(400, str(error), None)
         except StoreError as error:
-            response = _fault(503, str(error), None)
+            response = fault(503, str(error), None)
             response.headers[hdrs.RETRY_AFTER] = "1"
             return response
         return _json({"stored": stored})
@@ -294,12 +277,12 @@ class HubServer:
                 values = operation.values(request.match_info, list(request.query.items()), now_ns)
                 content = await asyncio.to_thread(self._answer, operation, values, now_ns, request[_ASKER].role)
             except ParameterError as error:
-                return _fault(400, str(error), error.parameter)
+                return fault(400, str(error), error.parameter)
             except UnknownError as error:
-                return _fault(404, str(error), error.parameter)
+                return fault(404, str(error), error.parameter)
             except StoreError as error:
                 _log.error("the store cannot be asked: %s", error)
-                return _fault(503, "the store does not answer now", None)
+                return fault(503, "the store does not answer now", None)
             return web.Response(body=content, content_type="application/json")
 
         return answer
@@ -312,12 +295,12 @@ class HubServer:
         try:
             values = STREAM.values(request.match_info, list(request.query.items()), time.time_ns())
         except ParameterError as error:
-            return _fault(400, str(error), error.parameter)
+            return fault(400, str(error), error.parameter)
         listener = None if self._ended else self._events.listen(values["events"])
         if listener is None:
-            return _fault(503, "too many listen already", None)
+            return fault(503, "too many listen already", None)
         response = web.StreamResponse(
-            headers={**_HEADERS, hdrs.CONTENT_TYPE: "text/event-stream", hdrs.CACHE_CONTROL: "no-store"}
+            headers={**HEADERS, hdrs.CONTENT_TYPE: "text/event-stream", hdrs.CACHE_CONTROL: "no-store"}
         )
         try:
             await response.prepare(request)
@@ -354,7 +337,7 @@ class HubServer:
         path = (_PAGES / name).resolve() if _FILE.fullmatch(name) else _PAGES
         kind = _TYPES.get(path.suffix)
         if kind is None or not path.is_relative_to(_PAGES.resolve()) or not path.is_file():
-            return _fault(404, "there is no such file", None)
+            return fault(404, "there is no such file", None)
         content = await asyncio.to_thread(path.read_bytes)
         tag = hashlib.sha256(content).hexdigest()[:32]
         # Asked about each time, and sent where it is another one: a page is never made of two versions of the hub.
@@ -395,8 +378,3 @@ def _is_address(name: str) -> bool:
 
 def _json(value: Any) -> web.Response:
     return web.Response(body=json.dumps(value).encode("ascii"), content_type="application/json")
-
-
-def _fault(status: int, message: str, parameter: str | None) -> web.Response:
-    body = json.dumps({"error": message, "parameter": parameter}).encode("ascii")
-    return web.Response(status=status, body=body, content_type="application/json")

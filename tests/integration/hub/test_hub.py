@@ -8,6 +8,7 @@ import http.client
 import itertools
 import json
 import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -387,6 +388,45 @@ class TestAccess:
         assert hub.get("/api/v1/status", Origin="null")[0] == 403
         assert hub.get("/api/v1/status", Sec_Fetch_Site="cross-site")[0] == 403
         assert hub.get("/api/v1/status", Host=f"localhost:{hub.port}", Origin=f"http://localhost:{hub.port}")[0] == 200
+
+    @pytest.mark.parametrize(
+        ("sent", "status"),
+        [
+            (b"\x16\x03\x01secret\r\n\r\n", 400),
+            (b"G@T /secret HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 400),
+            (b"GET /secret HTTP/3.0\r\nHost: 127.0.0.1\r\n\r\n", 400),
+            (b"GET /secret HTTP/1.1\r\n\r\n", 400),
+            (b"GET http://[secret/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nsecret x: 1\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nx: sec\x00ret\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"secret: 1\r\n" * 1000 + b"\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nx: " + b"secret" * 2000 + b"\r\n\r\n", 431),
+            (b"GET /" + b"secret" * 30_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 414),
+            (b"GET /secret HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: secret\r\nConnection: close\r\n\r\n", 417),
+            (
+                b"POST /intake/v1/batches HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n",
+                400,
+            ),
+        ],
+    )
+    def test_what_is_no_request_is_answered_like_any_other_and_told_nothing(
+        self, own_hub: Hub, sent: bytes, status: int
+    ) -> None:
+        usual = own_hub.ask("/api/v1/nothing")[1]
+        said = len(own_hub.log.read_bytes())
+        with socket.create_connection(("127.0.0.1", own_hub.port), timeout=120) as connection:
+            connection.sendall(sent)
+            with http.client.HTTPResponse(connection) as answer:
+                answer.begin()
+                body, headers = answer.read(), answer.headers
+        assert answer.status == status
+        assert json.loads(body).keys() == {"error", "parameter"}
+        assert b"secret" not in body
+        same = set(usual.keys()) - {"Date", "Content-Length", "Connection"}
+        assert same >= {"Content-Security-Policy", "X-Content-Type-Options", "Server", "Cache-Control", "Content-Type"}
+        assert {name: headers[name] for name in same} == {name: usual[name] for name in same}
+        assert own_hub.answer("/edges")["edges"] == []
+        assert len(own_hub.log.read_bytes()) == said
 
     def test_no_get_changes_anything_and_nothing_else_is_taken(self, hub: Hub) -> None:
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
