@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -49,9 +49,10 @@ class HubClient:
     """A hub by its URL, what has named it, and what to show there: a token, an SVID, or neither."""
 
     url: str
-    token: str | None
+    token: str | None = field(repr=False)
     named_by: str = "--hub"
     identity: HubIdentity | None = None
+    timeout_s: float = TIMEOUT_S
 
     def ask(self, path: str, query: Mapping[str, str | None] | None = None) -> dict[str, Any]:
         """Give the answer to a question of the API; raises HubAnswerError."""
@@ -73,7 +74,7 @@ class HubClient:
         try:
             status, content = asyncio.run(self._answer(url.joinpath(f"api/v1{path}"), wanted, context))
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise HubAwayError(self._named(why_not_reached(error, url, TIMEOUT_S))) from error
+            raise HubAwayError(self._named(why_not_reached(error, url, self.timeout_s))) from error
         if status in _AWAY:
             raise HubAwayError(self._named(why_not_answered(status, content, shown=self._shown())))
         if status != 200:  # noqa: PLR2004 RFC 9110 15.3.1
@@ -90,7 +91,7 @@ class HubClient:
         headers = {"accept-encoding": "identity"}
         if self.token is not None:
             headers["authorization"] = f"Bearer {self.token}"
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         async with (
             aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=False) as session,
             session.get(url, params=query, allow_redirects=False, headers=headers, ssl=context or True) as answer,

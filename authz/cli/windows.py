@@ -84,6 +84,14 @@ def add_commands(commands: Subcommands) -> None:
     )
     parser.add_flag("--unsafe-plain-http", action="store_true", help="let --notify be http to another machine")
     add_places(parser)
+    parser.add_flag(
+        "--hub",
+        metavar="URL",
+        help="the hub that is asked who tried, for a mesh of many machines; without it the decision logs of --state"
+        " are read",
+    )
+    add_token_file(parser)
+    add_identity(parser)
     add_output(parser, ("pretty", "json"))
 
 

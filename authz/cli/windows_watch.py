@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import stat
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from authz.cli.arguments import YES
 from authz.errors import AuthzError, UsageError
@@ -24,6 +26,10 @@ from authz.window_watch.webhook import NotifyUrl
 if TYPE_CHECKING:
     import argparse
 
+    from authz.cli.hub_client import HubClient
+
+HUB_TIMEOUT_S: Final = 10.0
+
 
 def watch(given: argparse.Namespace, policies: str, state: Path, *, as_json: bool) -> int:
     """Run `authz windows watch` until SIGTERM or Ctrl-C."""
@@ -33,6 +39,7 @@ def watch(given: argparse.Namespace, policies: str, state: Path, *, as_json: boo
         url=_url(given),
         secrets=_secrets(given.secret_file),
         leads_ns=_leads_ns(given.lead),
+        hub=_hub(given),
     )
     memory = MemoryFile(state, settings.url.text)
     with memory.locked():
@@ -45,7 +52,8 @@ async def _watch(settings: WatchSettings, memory: MemoryFile, *, as_json: bool) 
         _print(said, as_json=as_json)
 
     def ready() -> None:
-        print(f"watching {printable(settings.policies)}, telling {settings.url}", file=sys.stderr, flush=True)
+        asked = "" if settings.hub is None else f", asking {printable(settings.hub.url)}"
+        print(f"watching {printable(settings.policies)}{asked}, telling {settings.url}", file=sys.stderr, flush=True)
         notify("READY=1")
 
     watching = asyncio.create_task(WindowWatch(settings, memory, clock=time.time_ns, say=say).run(ready=ready))
@@ -79,6 +87,21 @@ def _print(said: Said, *, as_json: bool) -> None:
     print(printable(f"{what}{said.text}"), file=sys.stderr if said.fault else sys.stdout, flush=True)
 
 
+def _hub(given: argparse.Namespace) -> HubClient | None:
+    """Give the hub that was named; raises UsageError for one that does not answer to us. One that is away may come."""
+    if not given.hub:
+        return None
+    from authz.cli.hub_client import HubAwayError, hub_of  # noqa: PLC0415 only what the command needs is imported
+
+    # Whoever waits for the end of a watch waits so long for an answer at most.
+    hub = replace(hub_of(given), timeout_s=HUB_TIMEOUT_S)
+    with contextlib.suppress(HubAwayError):
+        # Who tried stands in single calls, which not every role may read.
+        for path, query in (("/windows", {}), ("/calls", {"limit": "1"})):
+            hub.content(path, query)
+    return hub
+
+
 def _url(given: argparse.Namespace) -> NotifyUrl:
     try:
         return NotifyUrl.parse(given.notify, unsafe_plain_http=given.unsafe_plain_http)
@@ -95,13 +118,16 @@ def _leads_ns(text: str) -> tuple[int, ...]:
 
 def _secrets(path: str | None) -> tuple[Secret, ...]:
     if path is None:
-        print("without --secret-file nobody can tell announcements from forged ones", file=sys.stderr)
+        print("warning: without --secret-file nobody can tell announcements from forged ones", file=sys.stderr)
         return ()
     shown = printable(path)
     try:
         with Path(path).open("rb") as file:
             if Path(path).stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                print(f"--secret-file: {shown}: others than its owner may use it", file=sys.stderr)
+                print(
+                    f"warning: --secret-file: {shown}: others than its owner may use it: `chmod 600 {shown}`",
+                    file=sys.stderr,
+                )
             return secrets_of_file(file.read(MAX_SECRET_FILE_BYTES + 1))
     except OSError as error:
         raise UsageError(f"--secret-file: {shown}: {(error.strerror or 'it cannot be read').lower()}") from error

@@ -1,5 +1,7 @@
 """The watch itself: follows the policy folder and the decision logs, and has announcements sent until they are taken.
 
+In place of the decision logs of one machine it can ask a hub, which knows of the attempts of the whole mesh.
+
 It wakes up when a file changes, when something is due, and every `RESCAN_S` for file systems that tell nothing (and
 clocks that are set): it never waits in a loop. A policy folder with a fault changes nothing: the windows that were
 read last are watched on, and the fault is said once. What is not taken is sent again, ever later, for ever.
@@ -24,6 +26,7 @@ from authz.instant import NS_PER_S
 from authz.policy_folder import load_policy_folder
 from authz.policy_listing import policy_files
 from authz.window_watch.errors import WindowWatchError
+from authz.window_watch.hub_attempts import HubAttempts
 from authz.window_watch.webhook import Webhook
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from authz.insight.announcement import Announcement, WindowKey
     from authz.insight.attempt import Attempt
     from authz.policy_listing import FolderEntry
+    from authz.window_watch.hub_attempts import AskedHub
     from authz.window_watch.memory_file import MemoryFile
     from authz.window_watch.signature import Secret
     from authz.window_watch.webhook import NotifyUrl, Refusal
@@ -58,6 +62,8 @@ class WatchSettings:
     url: NotifyUrl
     secrets: tuple[Secret, ...]
     leads_ns: tuple[int, ...]
+    #: asked for attempts in place of the decision logs in `state`
+    hub: AskedHub | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +88,10 @@ class WindowWatch:
         self._memory = memory.read(clock())
         memory.write(self._memory)
         self._is_kept = True
-        self._follower = AttemptFollower(settings.state)
+        self._follower = AttemptFollower(settings.state) if settings.hub is None else None
+        #: what the hub has told since the last look, and what is wrong with it
+        self._of_hub: list[Attempt] = []
+        self._hub_faults: tuple[str, ...] = ()
         self._listing: tuple[FolderEntry, ...] | None = None
         self._fault: str | None = None
         self._windows: tuple[WindowDates, ...] = ()
@@ -108,7 +117,9 @@ class WindowWatch:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._hear_policies())
-                    tasks.create_task(self._hear_logs())
+                    tasks.create_task(
+                        self._hear_logs() if self._settings.hub is None else self._ask(HubAttempts(self._settings.hub))
+                    )
                     tasks.create_task(self._deliver(webhook))
                     await self._look_on()
             except ExceptionGroup as group:
@@ -159,8 +170,13 @@ class WindowWatch:
     async def _look(self) -> None:
         """See what has changed, keep what is to be announced, and have it sent."""
         try:
-            await asyncio.to_thread(self._read_logs)
-            self._say_once(f"{path}: {why}" for path, why in self._follower.told.unreadable.items())
+            if self._follower is None:
+                of_hub, self._of_hub = self._of_hub, []
+                self._sort(of_hub)
+                self._say_once(self._hub_faults)
+            else:
+                await asyncio.to_thread(self._read_logs, self._follower)
+                self._say_once(f"{path}: {why}" for path, why in self._follower.told.unreadable.items())
         except AuthzError as error:
             self._say_once([str(error)])
         now_ns = self._clock()
@@ -184,11 +200,15 @@ class WindowWatch:
             self._say(Said(text=f"attempts may be missed: {fault}", fault=True))
         self._told_faults = found
 
-    def _read_logs(self) -> None:
+    def _read_logs(self, follower: AttemptFollower) -> None:
+        self._sort(follower.new_attempts())
+
+    def _sort(self, attempts: Iterable[Attempt]) -> None:
+        """Keep of each window the first attempt after its end."""
         windows = {(each.kind, each.name): each for each in self._windows}
         early = list(self._early)
         self._early.clear()
-        for attempt in (*early, *self._follower.new_attempts()):
+        for attempt in (*early, *attempts):
             if not attempt.after:
                 continue
             key = (attempt.kind, attempt.name)
@@ -249,6 +269,19 @@ class WindowWatch:
         async for _ in _changes(lambda: self._settings.policies, _POLICIES_SETTLED_MS, below=True):
             self._policies_changed = True
             self._changed.set()
+
+    async def _ask(self, hub: HubAttempts) -> None:
+        """Ask the hub again and again; where it cannot be asked, what it knows is told once it can."""
+        while True:
+            try:
+                # Apart from the look, which has closes to announce while a hub takes its time.
+                attempts = await asyncio.to_thread(hub.new_attempts)
+                self._of_hub.extend(attempts)
+                self._hub_faults = ()
+            except AuthzError as error:
+                self._hub_faults = (str(error),)
+            self._changed.set()
+            await asyncio.sleep(RESCAN_S)
 
     async def _hear_logs(self) -> None:
         async for _ in _changes(lambda: str(log_folder(self._settings.state)), _LOGS_SETTLED_MS, below=False):
