@@ -111,9 +111,12 @@ class Answering:
 
     def decision(self, values: Mapping[str, Any], _now_ns: int) -> answers.DecisionRecord:
         """Answer `GET /decisions/{id}`."""
-        found = Records(self.store).decision(values["id"])
+        cut = values["part"] == "cut"
+        found = Records(self.store).decision(values["id"], cut=cut)
         if found is None:
-            raise UnknownError("id", "no record of this decision is kept")
+            raise UnknownError(
+                "id", "no record is kept of its having been cut" if cut else "no record of this decision is kept"
+            )
         return found
 
     def explain(self, values: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
@@ -123,15 +126,20 @@ class Answering:
         if known is None:
             raise UnknownError("id", f"the policies of its revision {record['revision'][:12]} are not kept here")
         try:
-            line = json.dumps(record).encode()
+            # The end of a call that was cut is explained by what a new call was told then.
+            line = json.dumps({**record, "cut": False}).encode()
             recorded = recorded_call_from_json(line, (directory_of(known.policy_set),), now_ns)
         except AuthzError as error:
             raise UnknownError("id", f"its record tells too little of the call: {error}") from error
         if recorded is None:
-            raise UnknownError("id", "it is no decision of its own: a handshake that failed, or the end of a call")
+            raise UnknownError("id", "nothing was decided: the handshake failed before there was a call")
         explanation = explain(known.policy_set, known.index, recorded.call, recorded.at_ns)
         told = {**answer(explanation.decision), **explanation_as_json(known.policy_set, explanation)}
-        differs = any(told[name] != record[name] for name in ("decision", "reason", "policy"))
+        # The policy of such an end is the one that had allowed the call.
+        kept: dict[str, object] = {"decision": record["decision"], "reason": record["reason"]}
+        if not record["cut"]:
+            kept["policy"] = record["policy"]
+        differs = any(told[name] != value for name, value in kept.items())
         return {**told, "was_decided_differently": differs}
 
     # --- who and what there is -----------------------------------------------------------------------------------

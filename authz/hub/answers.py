@@ -413,6 +413,8 @@ class Revisions(TypedDict):
 class Explanation(TypedDict):
     """`GET /explain/{id}`: what `authz explain` says of the call under the revision that decided it.
 
+    Of the end of a call that was cut it is what a new call would have been told at that instant.
+
     `was_decided_differently`: the call had something that its record has not (headers, the rest of a long path), and
     was answered otherwise.
     """

@@ -98,13 +98,15 @@ DENIALS: Final = Operation(
         _UNTIL,
     ),
 )
+#: a call that was cut has two records with one id
+_PART: Final = choice("part", "cut: of a call that was cut, its end in place of its beginning", ("cut",))
 DECISION: Final = Operation(
     path="/decisions/{id}",
     name="decision",
     summary="the record of one decision",
     role=Role.SECURITY,
     answer=answers.DecisionRecord,
-    parameters=(_id("the id of the decision"),),
+    parameters=(_id("the id of the decision"), _PART),
     can_be_unknown=True,
 )
 EXPLAIN: Final = Operation(
@@ -113,7 +115,7 @@ EXPLAIN: Final = Operation(
     summary="why a call was answered as it was: what `authz explain` says under the revision that decided it",
     role=Role.SECURITY,
     answer=answers.Explanation,
-    parameters=(_id("the id of the decision"),),
+    parameters=(_id("the id of the decision"), _PART),
     can_be_unknown=True,
 )
 WINDOWS: Final = Operation(

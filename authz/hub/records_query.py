@@ -111,10 +111,14 @@ class Records:
         ]
         return sorted(denials, key=lambda each: (-each["count"], each["key"] or ""))
 
-    def decision(self, decision_id: str) -> answers.DecisionRecord | None:
-        """Give the record of a decision, or where only its end was kept, that of its end; None if it is not known."""
+    def decision(self, decision_id: str, *, cut: bool = False) -> answers.DecisionRecord | None:
+        """Give the record of a decision, or where only its end was kept, that of its end; None if it is not known.
+
+        `cut`: that of its end alone, which a call has that was cut.
+        """
         rows = self._store.rows(
-            "SELECT body FROM records WHERE decision_id = :id ORDER BY cut, time_ms LIMIT 1", {"id": decision_id}
+            "SELECT body FROM records WHERE decision_id = :id AND cut >= :least ORDER BY cut, time_ms LIMIT 1",
+            {"id": decision_id, "least": int(cut)},
         )
         return unpacked(rows[0][0]) if rows else None
 

@@ -57,6 +57,44 @@ def test_the_explanation_names_the_rule_that_came_nearest(sight: Sight, hub: Hub
     assert told["to_allow"].replace("`", "") in sight.find(".remedy").inner_text()
 
 
+def test_a_call_that_was_cut_says_who_had_allowed_it_and_why_it_ended(sight: Sight, hub: Hub, shop: Shop) -> None:
+    now_s = time.time() - 1
+    allowed = shop.record("storefront", "catalog", "GET", "/items/7", now_s)
+    assert allowed["decision"] == "allow"
+    refused = shop.record("storefront", "catalog", "DELETE", "/items/7", now_s)
+    end = {
+        **refused, "decision_id": allowed["decision_id"], "policy": allowed["policy"], "cut": True, "status": 200,
+        "duration_ms": 5673.2,
+    }  # fmt: skip
+    began = {**allowed, "status": None, "duration_ms": None}
+    assert hub.send(shop.batch("catalog", [], [began, end], int(now_s)))[0] == 200
+    sight.open("#/services/catalog")
+    sight.find("main tbody tr", has_text="cut").first.locator("a").first.click()
+    sight.page.get_by_role("heading", name="Why it was cut").wait_for()
+    sight.settled()
+    assert f"It was allowed by {allowed['policy']} when it began." in sight.find("main").inner_text()
+    sight.find(".steps li.decided", has_text="no_policy").wait_for()
+    assert sight.find(".failure").count() == 0
+    sight.open(f"#/call/{allowed['decision_id']}")
+    sight.page.get_by_text("cut later").wait_for()
+
+
+def test_a_handshake_that_failed_is_said_to_be_one_and_no_error(sight: Sight, hub: Hub, shop: Shop) -> None:
+    refused = shop.record("storefront", "catalog", "DELETE", "/items/8", time.time() - 1)
+    failed = {
+        **refused, "method": "", "path": None, "reason": "unidentified", "policy": None, "protocol": None,
+        "caller": {**refused["caller"], "identity": None, "service": None},
+        "handshake": {"failure": "no client certificate", "claimed": None, "count": 1},
+    }  # fmt: skip
+    assert hub.send(shop.batch("catalog", [], [failed], int(time.time()) - 1))[0] == 200
+    sight.open("#/services/catalog")
+    sight.find("main tbody tr", has_text="handshake failed: no client certificate").first.locator("a").first.click()
+    sight.page.get_by_text("The TLS handshake failed before a call could be made").wait_for()
+    sight.settled()
+    assert sight.find(".failure").count() == 0
+    assert "no client certificate, 1 time" in sight.find("main").inner_text()
+
+
 def test_the_same_way_goes_by_keyboard_alone(sight: Sight) -> None:
     sight.open("#/services")
     keyboard = sight.page.keyboard

@@ -8,7 +8,10 @@ import { printable } from "./text.js";
 export const sourceOf = ({ caller }) =>
   caller.service ?? caller.third_party ?? caller.identity ?? (caller.address ?? "").replace(/:\d+$/u, "");
 export const targetOf = ({ destination }) => destination.service ?? destination.third_party ?? destination.host;
-export const whatOf = (record) => `${record.method} ${record.path ?? record.route ?? ""}`;
+export const whatOf = (record) =>
+  record.handshake ? `handshake failed: ${record.handshake.failure}` : `${record.method} ${record.path ?? record.route ?? ""}`;
+// Where a record is looked at: the end of a call that was cut has the id of its beginning.
+export const callLink = (record) => link(["call", record.decision_id], record.cut ? { part: "cut" } : {});
 
 export const CALL_WORDS = (record) =>
   [sourceOf(record), record.caller.identity, targetOf(record), whatOf(record), record.reason, record.policy, record.caller.address]
@@ -16,7 +19,7 @@ export const CALL_WORDS = (record) =>
     .join(" ");
 
 const COLUMNS = {
-  time: { key: "time", title: "time", sort: (each) => each.time, cell: (each) => html`<a class="when" href=${link(["call", each.decision_id])}><${Time} at=${each.time} as="time" /></a>` },
+  time: { key: "time", title: "time", sort: (each) => each.time, cell: (each) => html`<a class="when" href=${callLink(each)}><${Time} at=${each.time} as="time" /></a>` },
   decision: { key: "decision", title: "decision", sort: decisionOf, cell: (each) => html`<${State} is=${decisionOf(each)} />` },
   from: { key: "from", title: "from", sort: sourceOf, cell: (each) => html`<${Name} value=${sourceOf(each)} longest=${40} />` },
   to: { key: "to", title: "to", sort: targetOf, cell: (each) => html`<${Name} value=${targetOf(each)} longest=${40} />` },

@@ -108,6 +108,11 @@ export function utc(time) {
   return `${utcDate(time)} ${utcTime(time)} UTC`;
 }
 
+// A version as people write it: Envoy says TLSv1.3, a policy TLSv1_3.
+export function tlsVersion(version) {
+  return printable(version).replace(/^TLSv1[_.]/u, "TLS 1.");
+}
+
 const LOCAL = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
 
 export function local(time) {

@@ -227,6 +227,35 @@ class TestAnswers:
             assert answers[0]["revision"] == first
             assert hub.get("/api/v1/explain/" + "9" * 32)[0] == 404
 
+    def test_the_end_of_a_call_that_was_cut_is_explained_by_what_a_new_call_was_told_then(self, tmp_path: Path) -> None:
+        policies = tmp_path / "policies"
+        policies.mkdir()
+        (policies / "set.yaml").write_text(_CLOSED, "utf-8")
+        with Hub("--policies", str(policies)) as hub:
+            revision = hub.answer("/status")["policies"]["revision"]
+            fields: dict[str, Any] = {
+                "method": "GET", "path": "/x", "source": "a", "target": "b", "policy": "removed", "revision": revision,
+            }  # fmt: skip
+            began = record(1, **fields, decision="allow", reason="allowed", status=None)
+            ends = [record(number, **fields, cut=True) for number in (1, 2)]
+            handshake = {"failure": "no client certificate", "claimed": None, "count": 1}
+            failed = record(3, **fields, reason="unidentified", handshake=handshake)
+            assert hub.send(batch(1, [], [began, *ends, failed], sidecar="b"))[0] == 200
+            first, second = f"{1:032x}", f"{2:032x}"
+            assert [hub.answer(f"/decisions/{first}{part}")["cut"] for part in ("", "?part=cut")] == [False, True]
+            # Its beginning was not kept in full: its end is what there is.
+            assert hub.answer(f"/decisions/{second}")["cut"] is True
+            for path in (f"/explain/{first}?part=cut", f"/explain/{second}"):
+                told = hub.answer(path)
+                assert (told["decision"], told["reason"]) == ("deny", "no_policy")
+                assert told["was_decided_differently"] is False
+            assert hub.get(f"/api/v1/decisions/{3:032x}?part=cut")[0] == 404
+            assert hub.get(f"/api/v1/decisions/{first}?part=all")[0] == 400
+            status, told = hub.get(f"/api/v1/explain/{3:032x}")
+            assert (status, told["error"]) == (
+                404, "nothing was decided: the handshake failed before there was a call",
+            )  # fmt: skip
+
     def test_the_map_of_then_is_compared_with_that_of_before(self, own_hub: Hub) -> None:
         from authz.instant import rfc3339_from_ns  # noqa: PLC0415 one test's
 

@@ -30,7 +30,7 @@ function Tally({ of, written = (name) => text.printable(name) }) {
 export function Tls({ edge, kind }) {
   const plain = plaintext(edge, kind);
   const without = withoutVersion(edge, kind);
-  const tlsName = (version) => (isTls(version) ? text.printable(version).replace(/^TLSv1[_.]/u, "TLS 1.") : without);
+  const tlsName = (version) => (isTls(version) ? text.tlsVersion(version) : without);
   return html`<span class="tls"><${Tally} of=${edge.tls} written=${tlsName} />${plain ? html` <${State} is="warn" label=${`${text.count(plain)} not encrypted`} />` : null}</span>`;
 }
 

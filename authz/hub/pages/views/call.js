@@ -16,10 +16,11 @@ function WithoutTls({ record }) {
   return html`<span class="none">not recorded</span>`;
 }
 
-function Record({ record, url }) {
+function Record({ record, url, end }) {
   const { caller, destination, tls } = record;
   return html`<${Panel} title="The call" url=${url}>
     <p class="verdict"><${State} is=${decisionOf(record)} /> <${Reason} value=${record.reason} /> <span class="sub">${reasonInWords(record.reason)}</span></p>
+    ${end ? html`<p><${State} is="cut" label="cut later" /> <a href=${link(["call", record.decision_id], { part: "cut" })}>at <${Time} at=${end.time} as="time" /></a>: <span class="sub">${reasonInWords(end.reason)}</span></p>` : null}
     <p class="calltext mono"><${Foreign} value=${whatOf(record)} longest=${1200} /></p>
     <p><${Name} value=${sourceOf(record)} /> → <${Name} value=${targetOf(record)} /> · <a href=${link(["map", "edge", sourceOf(record), targetOf(record)])}>this edge on the map</a></p>
     <dl class="rowfacts">
@@ -32,10 +33,10 @@ function Record({ record, url }) {
       <div><dt>policy</dt><dd><${Policy} value=${record.policy} reason=${record.reason} /></dd></div>
       ${record.shadow ? html`<div><dt>if enforced</dt><dd><${State} is=${record.shadow.decision} /> <${Reason} value=${record.shadow.reason} /> <${Policy} value=${record.shadow.policy} /></dd></div>` : null}
       ${record.valid_until ? html`<div><dt>valid until</dt><dd><${Time} at=${record.valid_until} /></dd></div>` : null}
-      <div><dt>encrypted by</dt><dd>${tls.version ? html`<${Foreign} value=${`${tls.version} ${tls.cipher ?? ""}`} />` : html`<${WithoutTls} record=${record} />`}</dd></div>
+      <div><dt>encrypted by</dt><dd>${tls.version ? html`<${Foreign} value=${`${text.tlsVersion(tls.version)} ${tls.cipher ?? ""}`} />` : html`<${WithoutTls} record=${record} />`}</dd></div>
       ${tls.peer_serial ? html`<div><dt>certificate</dt><dd><${Foreign} value=${tls.peer_serial} mono /></dd></div>` : null}
-      ${record.handshake ? html`<div><dt>handshake</dt><dd><${Foreign} value=${record.handshake.failure} longest=${400} />, claimed <${Foreign} value=${record.handshake.claimed} mono longest=${300} />, <${Num} value=${record.handshake.count} /> times</dd></div>` : null}
-      <div><dt>decided at</dt><dd><${Foreign} value=${record.sidecar} />, ${record.direction}, in <${Num} value=${record.check_us} /> µs</dd></div>
+      ${record.handshake ? html`<div><dt>handshake</dt><dd><${Foreign} value=${record.handshake.failure} longest=${400} />${record.handshake.claimed ? html`, claimed <${Foreign} value=${record.handshake.claimed} mono longest=${300} />` : null}, <${Num} value=${record.handshake.count} /> ${record.handshake.count === 1 ? "time" : "times"}</dd></div>` : null}
+      <div><dt>decided at</dt><dd><${Foreign} value=${record.sidecar} />, ${record.direction}${record.check_us ? html`, in <${Num} value=${record.check_us} /> µs` : null}</dd></div>
       <div><dt>revision</dt><dd><a class="mono foreign" href=${link(["history", record.revision])}>${text.shortened(record.revision, 16)}</a></dd></div>
       <div><dt>ids</dt><dd class="mono"><${Foreign} value=${record.decision_id} /><br />request <${Foreign} value=${record.request_id} longest=${80} /></dd></div>
     </dl>
@@ -72,13 +73,31 @@ function Explained({ told }) {
     ${told.nearest?.length ? html`<${Nearest} rules=${told.nearest} />` : null}`;
 }
 
+// Why there is nothing to explain: no call was made.
+function Handshake({ record }) {
+  return html`<${Panel} title="Why"><p>The TLS handshake failed before a call could be made, so no policy was asked: <b><${Foreign} value=${record.handshake.failure} longest=${400} /></b>.
+    Whoever stands at this address has no part in the mesh, or has a certificate that is not valid any more.</p><//>`;
+}
+
 export function Call({ route }) {
   const [id] = route.parts;
-  const record = useApi(["decisions", id ?? ""], {}, { live: false, skip: !id });
-  const explained = useApi(["explain", id ?? ""], {}, { live: false, skip: !id });
+  // a call that was cut has two records: its beginning, which was allowed, and its end
+  const part = route.query.get("part") === "cut" ? { part: "cut" } : {};
+  const record = useApi(["decisions", id ?? ""], part, { live: false, skip: !id });
+  const found = record.data;
+  const explained = useApi(["explain", id ?? ""], part, { live: false, skip: !id || !found || Boolean(found.handshake) });
+  // a call that ran on when its record was written may have been cut since
+  const ranOn = Boolean(found) && found.decision === "allow" && found.status === null;
+  const end = useApi(["decisions", id ?? ""], { part: "cut" }, { live: false, skip: !ranOn });
   if (!id) return html`<${Empty}>A call is looked at by the id of its decision.<//>`;
   return html`<div class="twofold">
-    <${Answer} from=${record} what="this call">${(found) => html`<${Record} record=${found} url=${record.url} />`}<//>
-    <${Panel} title="Why" url=${explained.url}><${Answer} from=${explained} what="the explanation">${(told) => html`<${Explained} told=${told} />`}<//><//>
+    <${Answer} from=${record} what="this call">${(told) => html`<${Record} record=${told} url=${record.url} end=${end.data} />`}<//>
+    ${found?.handshake
+      ? html`<${Handshake} record=${found} />`
+      : found
+        ? html`<${Panel} title=${found.cut ? "Why it was cut" : "Why"} url=${explained.url}>
+            ${found.cut ? html`<p>It was allowed by <${Policy} value=${found.policy} /> when it began. At its end a new call was answered so:</p>` : null}
+            <${Answer} from=${explained} what="the explanation">${(told) => html`<${Explained} told=${told} />`}<//><//>`
+        : null}
   </div>`;
 }

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { address, useApi, useStream } from "../api.js";
 import { Empty, Foreign, Name, Panel, Policy, Reason, Search, State, Table, Time, useMatching } from "../parts.js";
-import { sourceOf, targetOf, whatOf } from "../records.js";
+import { callLink, sourceOf, targetOf, whatOf } from "../records.js";
 import { go, here, link } from "../route.js";
 import * as text from "../text.js";
 
@@ -17,7 +17,7 @@ let serial = 0;
 function rowOf(kind, datum) {
   const row = { id: (serial += 1), kind, time: datum.time ?? datum.first_seen ?? new Date().toISOString(), datum };
   if (datum.caller && datum.destination) {
-    return { ...row, from: sourceOf(datum), to: targetOf(datum), what: whatOf(datum), reason: datum.reason, policy: datum.policy, call: datum.decision_id };
+    return { ...row, from: sourceOf(datum), to: targetOf(datum), what: whatOf(datum), reason: datum.reason, policy: datum.policy, call: datum.decision_id, cut: datum.cut };
   }
   if (kind === "window" && datum.what === "state") return { ...row, what: `${datum.name} is ${datum.state}`, window: [datum.kind, datum.name], state: datum.state };
   if (kind === "window") {
@@ -77,8 +77,8 @@ export function Live({ route }) {
     <${Panel} title="Events" class="wide" url=${address(["stream"])} sub=${`the newest ${MOST} are kept here`}>
       <div role="log" aria-live="off" aria-label="events">
       ${shown.length === 0 ? html`<${Empty}>Nothing yet. What is denied, a new edge, a window that opens or closes and new policies show here as they happen.<//>` : html`<${Table} name="live" caption="events, the newest first" rows=${shown} rowKey=${(each) => each.id} rowClass=${(each) => (each.kind === "deny" ? "refused" : "")} columns=${[
-        { key: "time", title: "time", cell: (each) => (each.call ? html`<a href=${link(["call", each.call])}><${Time} at=${each.time} as="time" /></a>` : html`<${Time} at=${each.time} as="time" />`) },
-        { key: "kind", title: "event", cell: (each) => html`<${State} is=${each.state ?? SIGNS[each.kind]} label=${each.window ? `window ${each.state}` : WORDS[each.kind]} />` },
+        { key: "time", title: "time", cell: (each) => (each.call ? html`<a href=${callLink({ decision_id: each.call, cut: each.cut })}><${Time} at=${each.time} as="time" /></a>` : html`<${Time} at=${each.time} as="time" />`) },
+        { key: "kind", title: "event", cell: (each) => html`<${State} is=${each.cut ? "cut" : (each.state ?? SIGNS[each.kind])} label=${each.cut ? "cut" : each.window ? `window ${each.state}` : WORDS[each.kind]} />` },
         { key: "from", title: "from", cell: (each) => html`<${Name} value=${each.from} longest=${40} />` },
         { key: "to", title: "to", cell: (each) => html`<${Name} value=${each.to} longest=${40} />` },
         { key: "what", title: "what", cell: (each) => html`<${Foreign} value=${each.what} mono longest=${110} />` },
