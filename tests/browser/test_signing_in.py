@@ -50,6 +50,23 @@ def test_the_page_asks_who_asks_and_shows_nothing_before(browser: Browser, guard
         sight.find(".liveness", has_text="live").wait_for()
 
 
+def test_a_token_is_typed_at_once_and_none_of_its_letters_is_a_key(browser: Browser, guarded: Hub) -> None:
+    with Sight(browser, guarded.url) as sight:
+        sight.page.goto(f"{guarded.url}/#/services")
+        sight.page.get_by_role("heading", name="Who asks?").wait_for()
+        theme = "getComputedStyle(document.documentElement).colorScheme"
+        before = sight.page.evaluate(theme)
+        sight.page.keyboard.type(TOKENS["security"])
+        assert sight.page.get_by_label("token").input_value() == TOKENS["security"]
+        # What is typed beside the field does nothing either.
+        sight.page.evaluate("document.activeElement.blur()")
+        sight.page.keyboard.type("t?")
+        assert sight.page.evaluate(theme) == before
+        sight.page.get_by_label("token").focus()
+        sight.page.keyboard.press("Enter")
+        sight.page.get_by_role("link", name="storefront", exact=True).wait_for()
+
+
 def test_a_viewer_sees_the_map_and_is_told_what_it_may_not_see(browser: Browser, guarded: Hub) -> None:
     with Sight(browser, guarded.url) as sight:
         sight.page.goto(f"{guarded.url}/#/services")
@@ -58,6 +75,8 @@ def test_a_viewer_sees_the_map_and_is_told_what_it_may_not_see(browser: Browser,
         sight.open("#/denials")
         sight.page.get_by_text("this token's role may not read this").first.wait_for()
         sight.find(".liveness", has_text="may not listen").wait_for()
+        sight.open("#/live")
+        sight.find(".failure", has_text="it takes the role security").first.wait_for()
 
 
 def test_what_is_copied_has_no_token_in_it(browser: Browser, guarded: Hub) -> None:

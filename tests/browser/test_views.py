@@ -76,6 +76,23 @@ def test_the_theme_is_the_systems_until_another_is_chosen(browser: Browser, hub:
         assert sight.page.evaluate(shown) == other
 
 
+def test_a_map_of_few_nodes_fills_a_wall(browser: Browser, hub: Hub) -> None:
+    zooms = []
+    for size in ((1280, 800), (3840, 2160)):
+        with Sight(browser, hub.url, size=size) as sight:
+            sight.open("#/map")
+            zooms.append(sight.of_map("cy.zoom()"))
+    assert zooms[1] > zooms[0] * 1.5
+
+
+def test_a_hub_says_that_it_was_not_there_where_it_cannot_know_what_is_new(sight: Sight) -> None:
+    sight.open("#/history?compare=30d")
+    sight.find("main", has_text="the hub has heard of nothing before").wait_for()
+    sight.open("#/history?since=1h&compare=1h")
+    sight.settled()
+    assert sight.find("main", has_text="the hub has heard of nothing before").count() == 0
+
+
 def test_an_address_that_leads_nowhere_says_so(sight: Sight) -> None:
     sight.open("#/nothing/of/this%ZZ")
     assert "nothing under this address" in sight.find("main").inner_text()
@@ -105,3 +122,24 @@ def test_what_the_hub_cannot_answer_is_said_and_asked_again(sight: Sight) -> Non
     sight.page.get_by_role("button", name="ask again").click()
     sight.page.get_by_role("link", name="old-erp").wait_for()
     sight.faults = [each for each in sight.faults if "ERR_FAILED" not in each]
+
+
+def test_no_words_of_a_line_stand_on_those_of_another(sight: Sight) -> None:
+    sight.open("#/map")
+    boxes = sight.of_map(
+        """cy.edges().filter((each) => each.data('words')).map((each) => {
+            const box = each.boundingBox({ includeNodes: false, includeEdges: false, includeOverlays: false,
+                includeUnderlays: false, includeLabels: true, includeMainLabels: true, includeSourceLabels: true,
+                includeTargetLabels: true });
+            return [each.id(), box.x1, box.y1, box.x2, box.y2];
+        })"""
+    )
+    assert len(boxes) > 10
+    on_each_other = [
+        (one[0], other[0])
+        for number, one in enumerate(boxes)
+        for other in boxes[number + 1 :]
+        # what cytoscape calls the box of a label has some room around it
+        if min(one[3], other[3]) - max(one[1], other[1]) > 4 and min(one[4], other[4]) - max(one[2], other[2]) > 4
+    ]
+    assert on_each_other == []

@@ -63,6 +63,7 @@ function SignIn() {
     event.preventDefault();
     signIn(field.current.value.trim());
   };
+  useEffect(() => field.current.focus(), []);
   return html`<main class="signin" id="main"><form onSubmit=${enter} class="panel">
     <h1>Who asks?</h1>
     <p>This hub answers to a client certificate of the mesh, or to a token with a role. It is kept until this tab is closed.</p>
@@ -72,7 +73,7 @@ function SignIn() {
   </form></main>`;
 }
 
-// Typed keys, unless they are typed into something.
+// Typed keys, unless they are typed into something, or somebody has to say first who asks.
 function useKeys(setHelp) {
   useEffect(() => {
     let before = "";
@@ -83,7 +84,7 @@ function useKeys(setHelp) {
         if (typing) event.target.blur();
         return;
       }
-      if (typing) return;
+      if (typing || document.querySelector(".signin")) return;
       const leap = before === "g" && VIEWS.find(([, , key]) => key === event.key);
       before = event.key;
       if (leap) {

@@ -132,10 +132,10 @@ export function Loading({ what }) {
 
 export function Failure({ error, again }) {
   const words =
-    error.status === 403 ? "this token's role may not read this" : error.status === 401 ? "the hub wants to know who asks" : error.message;
+    error.status === 403 ? "this token's role may not read this: it takes the role security" : error.status === 401 ? "the hub wants to know who asks" : error.message;
   return html`<div class="placeholder failure" role="alert">
     <${State} is="fail" label=${text.shortened(words, 400)} />
-    ${again ? html`<button type="button" onClick=${again}>ask again</button>` : null}
+    ${again && error.status !== 403 ? html`<button type="button" onClick=${again}>ask again</button>` : null}
   </div>`;
 }
 

@@ -53,6 +53,7 @@ export function milliseconds(value) {
   if (value === 0) return "0 ms";
   if (value < 1) return `${Math.max(1, Math.round(value * 1000))} µs`;
   if (value < 1000) return `${threeDigits(value)} ms`;
+  if (value < 10_000) return `${(value / 1000).toFixed(1)} s`;
   return duration(value / 1000);
 }
 

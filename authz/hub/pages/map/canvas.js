@@ -4,6 +4,7 @@
 // arranged anew.
 
 import cytoscape from "../vendor/cytoscape.js";
+import { placeLabels } from "./labels.js";
 import { stops, withoutCalls } from "./model.js";
 import { count } from "../text.js";
 
@@ -16,8 +17,9 @@ const KEPT_BENDS = "picoseg.bends";
 const MOST_KEPT = 3000;
 const STEP_PX = 60;
 const NARROW_PX = 560;
-//: a map of few nodes is not drawn larger than this, by what the text around it measures
+//: a map of few nodes is not drawn larger than this, by what the text around it measures; on a wall it fills the wall
 const LARGEST = 1.25;
+const WALL_PX = 1700;
 const USUAL_TEXT_PX = 14;
 
 function colours() {
@@ -51,6 +53,7 @@ function lineOf(edge, colour) {
 
 function sheet(colour, many, labelled) {
   const own = (name) => (element) => element.data(name);
+  const named = labelled ? {} : { label: own("words") };
   return [
     { selector: "node", style: {
       shape: "round-rectangle", width: own("width"), height: own("height"),
@@ -74,12 +77,16 @@ function sheet(colour, many, labelled) {
       "text-background-padding": 2, "text-background-shape": "round-rectangle", "min-zoomed-font-size": 6,
       label: labelled ? own("words") : "", opacity: many ? 0.28 : 1,
     } },
+    ...(labelled ? [
+      { selector: "edge[stands='source']", style: { label: "", "source-label": own("words"), "source-text-offset": own("off") } },
+      { selector: "edge[stands='target']", style: { label: "", "target-label": own("words"), "target-text-offset": own("off") } },
+    ] : []),
     // among many, what was refused is what one looks for
     { selector: "edge[denied > 0]", style: { opacity: many ? 0.85 : 1, "z-index": 3 } },
     { selector: "edge[bends]", style: { "curve-style": "unbundled-bezier", "edge-distances": "node-position", "control-point-weights": own("weights"), "control-point-distances": own("distances") } },
     { selector: "edge[places]", style: { "line-fill": "linear-gradient", "line-gradient-stop-colors": own("colours"), "line-gradient-stop-positions": own("places"), "target-arrow-color": own("arrow") } },
-    { selector: "edge.near", style: { label: own("words"), "z-index": 9, opacity: 1, "target-arrow-shape": "triangle" } },
-    { selector: "edge:selected", style: { "underlay-color": colour("focus"), "underlay-opacity": 0.35, "underlay-padding": 5, label: own("words"), "z-index": 10, opacity: 1, "target-arrow-shape": "triangle" } },
+    { selector: "edge.near", style: { ...named, "z-index": 9, opacity: 1, "target-arrow-shape": "triangle" } },
+    { selector: "edge:selected", style: { "underlay-color": colour("focus"), "underlay-opacity": 0.35, "underlay-padding": 5, ...named, "z-index": 10, opacity: 1, "target-arrow-shape": "triangle" } },
     { selector: ".faded", style: { opacity: 0.13 } },
   ];
 }
@@ -149,6 +156,7 @@ export class MapCanvas {
     cy.on("free", "node", ({ target }) => {
       this.places.set(target.id(), [target.position("x"), target.position("y")]);
       this.keep();
+      this.placeLabels();
     });
   }
 
@@ -192,8 +200,12 @@ export class MapCanvas {
       cy.style(sheet(colour, many, labelled));
     }
     this.map = map;
+    this.labelled = labelled;
     const shape = map.nodes.map(({ id }) => id).sort().join("\n");
-    if (shape === this.shape) return;
+    if (shape === this.shape) {
+      this.placeLabels();
+      return;
+    }
     this.shape = shape;
     const missing = map.nodes.filter(({ id }) => !this.places.has(id));
     if (missing.length === 0) this.fitOnce();
@@ -268,7 +280,12 @@ export class MapCanvas {
     }
   }
 
+  placeLabels() {
+    if (this.labelled) placeLabels(this.cy);
+  }
+
   fitOnce() {
+    this.placeLabels();
     if (!this.fitted) this.fit();
     this.fitted = true;
     this.box.dataset.arranged = "yes";
@@ -278,7 +295,8 @@ export class MapCanvas {
     this.moved = false;
     this.cy.resize();
     this.cy.fit(undefined, this.direction === "LR" ? 44 : 14);
-    const largest = (LARGEST * Number.parseFloat(getComputedStyle(document.documentElement).fontSize)) / USUAL_TEXT_PX;
+    const wide = Math.max(1, this.cy.width() / WALL_PX);
+    const largest = (LARGEST * wide * Number.parseFloat(getComputedStyle(document.documentElement).fontSize)) / USUAL_TEXT_PX;
     if (this.cy.zoom() > largest) {
       this.cy.zoom(largest);
       this.cy.center();

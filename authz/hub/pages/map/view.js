@@ -150,7 +150,7 @@ function Drawing({ map, route, chosen, lit, children }) {
     </div>
     <ul class="legend" aria-label="what the lines and shapes mean">
       <li><i class="line good" aria-hidden="true"></i>allowed</li><li><i class="line watch" aria-hidden="true"></i>observed</li>
-      <li><i class="line bad dashed" aria-hidden="true"></i>denied</li><li>⇄ third party</li><li>? unknown</li><li>width: calls</li>
+      <li><i class="line bad dashed" aria-hidden="true"></i>denied</li><li>⇄ third party</li><li>? unknown</li><li>width, number: calls; ✕ denied</li>
     </ul>
   </div>`;
 }

@@ -53,9 +53,14 @@ function Revisions({ asked, chosen }) {
 
 function Compared({ route, compare }) {
   const asked = useApi(["edges"], { ...mapSpanOf(route), ...comparedWith(route, compare) }, { live: isLive(route) });
+  const status = useApi(["status"], {}, { live: false });
   const rows = useMemo(() => (asked.data?.edges ?? []).filter(changeOf), [asked.data]);
+  // What a hub was not there to hear is not known to be new.
+  const oldest = Date.parse(status.data?.store.oldest ?? "");
+  const before = Date.parse(asked.data?.since ?? "") - text.ageSeconds(compare) * 1000;
   return html`<${Panel} title="The map" class="wide" url=${asked.url} sub=${`the last ${rangeOf(route)} beside as much of it, ${Object.fromEntries(BEFORE)[compare]}`}
     actions=${html`<a href=${link(["map"], { compare, only: "changed" })}>on the map</a>`}>
+    ${oldest > before ? html`<p><${State} is="warn" label="the hub has heard of nothing before" /> <${Time} at=${status.data.store.oldest} />: what is called new may be older.</p>` : null}
     <${Answer} from=${asked} what="what changed">${() => (rows.length
       ? html`<${Table} name="changes" caption="edges that are new, gone, grown or shrunk" rows=${rows} order="change" rowKey=${(each) => JSON.stringify([each.from, each.to])} columns=${[
           { key: "change", title: "change", sort: (each) => RANK[changeOf(each)], cell: (each) => html`<${State} is=${changeOf(each)} />` },
@@ -65,7 +70,7 @@ function Compared({ route, compare }) {
           { key: "denied", title: "denied", end: true, sort: (each) => each.denied, cell: (each) => html`<${Num} value=${each.denied} class="bad" />` },
           { key: "first", title: "first seen", sort: (each) => each.first_seen, cell: (each) => html`<${Time} at=${each.first_seen} />` },
         ]} />`
-      : html`<${Empty}>The same edges, about as many calls.<//>`)}<//>
+      : html`<${Empty}>${(asked.data?.edges ?? []).length ? "The same edges, about as many calls." : "No calls in this time."}<//>`)}<//>
   <//>`;
 }
 

@@ -1,8 +1,8 @@
 // What happens, as it happens.
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { address, useApi, useStream } from "../api.js";
-import { Empty, Foreign, Name, Panel, Policy, Reason, Search, State, Table, Time, useMatching } from "../parts.js";
+import { address, useApi, useStream, useStreamState } from "../api.js";
+import { Empty, Failure, Foreign, Name, Panel, Policy, Reason, Search, State, Table, Time, useMatching } from "../parts.js";
 import { callLink, sourceOf, targetOf, whatOf } from "../records.js";
 import { go, here, link } from "../route.js";
 import * as text from "../text.js";
@@ -34,6 +34,7 @@ const SIGNS = { deny: "deny", edge: "new", window: "warn", revision: "ok", anoma
 const WORDS = { deny: "denied", edge: "new edge", window: "attempt", revision: "policies", anomaly: "anomaly" };
 
 export function Live({ route }) {
+  const stream = useStreamState();
   const past = useApi(["calls"], { decision: "deny", limit: 50 }, { live: false });
   const [rows, setRows] = useState([]);
   const [paused, setPaused] = useState(false);
@@ -71,12 +72,12 @@ export function Live({ route }) {
   return html`
     <div class="mapbar">
       <button type="button" class="first" aria-pressed=${String(paused)} onClick=${turn}>${paused ? `go on${held ? ` (${held} more)` : ""}` : "pause"}</button>
-      <div class="choice" role="group" aria-label="kinds of events">${KINDS.map(([kind, words]) => html`<button type="button" aria-pressed=${String(!hidden.has(kind))} onClick=${() => toggle(kind)}>${words}</button>`)}</div>
+      <div class="choice" role="group" aria-label="kinds of events">${KINDS.filter(([kind]) => kind !== "anomaly" || rows.some((each) => each.kind === kind)).map(([kind, words]) => html`<button type="button" aria-pressed=${String(!hidden.has(kind))} onClick=${() => toggle(kind)}>${words}</button>`)}</div>
       <${Search} label="find in these" />
     </div>
     <${Panel} title="Events" class="wide" url=${address(["stream"])} sub=${`the newest ${MOST} are kept here`}>
       <div role="log" aria-live="off" aria-label="events">
-      ${shown.length === 0 ? html`<${Empty}>Nothing yet. What is denied, a new edge, a window that opens or closes and new policies show here as they happen.<//>` : html`<${Table} name="live" caption="events, the newest first" rows=${shown} rowKey=${(each) => each.id} rowClass=${(each) => (each.kind === "deny" ? "refused" : "")} columns=${[
+      ${stream === "refused" ? html`<${Failure} error=${{ status: 403 }} />` : shown.length === 0 ? html`<${Empty}>Nothing yet. What is denied, a new edge, a window that opens or closes and new policies show here as they happen.<//>` : html`<${Table} name="live" caption="events, the newest first" rows=${shown} rowKey=${(each) => each.id} rowClass=${(each) => (each.kind === "deny" ? "refused" : "")} columns=${[
         { key: "time", title: "time", cell: (each) => (each.call ? html`<a href=${callLink({ decision_id: each.call, cut: each.cut })}><${Time} at=${each.time} as="time" /></a>` : html`<${Time} at=${each.time} as="time" />`) },
         { key: "kind", title: "event", cell: (each) => html`<${State} is=${each.cut ? "cut" : (each.state ?? SIGNS[each.kind])} label=${each.cut ? "cut" : each.window ? `window ${each.state}` : WORDS[each.kind]} />` },
         { key: "from", title: "from", cell: (each) => html`<${Name} value=${each.from} longest=${40} />` },

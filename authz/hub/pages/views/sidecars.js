@@ -48,7 +48,7 @@ export function Sidecars({ route }) {
   const well = all.filter((each) => healthOf(each, revision)[0] === "ok").length;
   return html`
     <div class="mapbar"><${Search} label="find a sidecar" /></div>
-    <${Panel} title="Sidecars" class="wide" url=${asked.url} sub=${asked.data ? html`<${State} is=${well === all.length ? "ok" : "warn"} label=${`${well} of ${all.length} are well`} />` : null}>
+    <${Panel} title="Sidecars" class="wide" url=${asked.url} sub=${all.length ? html`<${State} is=${well === all.length ? "ok" : "warn"} label=${`${well} of ${all.length} are well`} />` : null}>
       <${Answer} from=${asked} what="the sidecars">${() => (shown.length
         ? html`<${Table} name="sidecars" caption="sidecars" rows=${shown} order="health" columns=${columnsOf(revision)} rowKey=${(each) => each.name} />`
         : html`<${Empty}>${all.length ? "None of such a name." : "No sidecar has sent anything yet: give them --hub."}<//>`)}<//>

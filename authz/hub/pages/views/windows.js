@@ -93,7 +93,7 @@ function Chosen({ window }) {
     </dl>
     <${Attempts} of=${window.attempts_after} words="Attempts after it closed" />
     <${Attempts} of=${window.attempts_before} words="Attempts before it opened" />
-    ${window.attempts_after.count || window.attempts_before?.count ? null : html`<${Empty}>Nobody tried while it was not open.<//>`}
+    ${window.attempts_after.count || window.attempts_before?.count ? null : html`<${Empty}>Nobody tried outside of these dates.<//>`}
   <//>`;
 }
 
@@ -114,13 +114,13 @@ export function Windows({ route }) {
       <${Choice} label="around now" value=${range} of=${Object.keys(AROUND).map((each) => [each, each])} onChoose=${(each) => go(here({ around: each }), { replace: true })} /></div>
     <${Panel} title="What opens and closes" class="wide" url=${asked.url}>
       <${Answer} from=${asked} what="the windows">${() => shown.length === 0
-        ? html`<${Empty}>${all.length ? "No window has such a name." : "No ThirdParty and no rule has a window: nothing here ends by itself."}<//>`
+        ? html`<${Empty}>${all.length ? "No window has such a name." : "No ThirdParty and no rule that this hub knows has a window. A hub knows them by --policies."}<//>`
         : html`<${Table} name="windows" caption="windows, the next to close first" rows=${shown} rowKey=${(each) => `${each.kind} ${each.name}`} rowClass=${(each) => (each === chosen ? "chosen" : "")} columns=${[
             { key: "name", title: "window", sort: (each) => each.name, cell: (each) => html`<a class="foreign" href=${address(each)}>${text.shortened(each.name, 63)}</a> <small>${each.kind === "third_party" ? "ThirdParty" : "rule"}</small>${each.hours ? html`<br /><small class="foreign">${text.shortened(each.hours, 80)}</small>` : null}` },
             { key: "state", title: "state", sort: (each) => ORDER[each.state], cell: (each) => html`<${State} is=${each.state} />` },
             { key: "bar", title: html`<${Scale} from=${from} until=${until} now=${now} />`, cell: (each) => html`<${Bar} window=${each} from=${from} until=${until} now=${now} />` },
             { key: "closes", title: "closes", sort: (each) => each.closes, cell: (each) => (each.closes ? html`<${Time} at=${each.closes} as="age" />` : html`<span class="none">no end</span>`) },
-            { key: "attempts", title: "tried after", end: true, sort: (each) => each.attempts_after.count, cell: (each) => html`<${Num} value=${each.attempts_after.count} class=${each.attempts_after.count ? "bad" : ""} />` },
+            { key: "attempts", title: "tried after", end: true, sort: (each) => each.attempts_after.count, cell: (each) => html`<${Num} value=${each.attempts_after.count} class=${each.attempts_after.count ? "bad" : ""} />${each.attempts_before?.count ? html`<br /><small><${Num} value=${each.attempts_before.count} class="bad" /> before</small>` : null}` },
           ]} />`}<//>
     <//>
     ${name && asked.data ? (chosen ? html`<${Chosen} window=${chosen} />` : html`<${Empty}>There is no window of this name any more.<//>`) : null}`;
