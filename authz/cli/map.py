@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from authz.cli.arguments import YES
 from authz.cli.hub_client import add_hub, hub_of
+from authz.cli.map_graph import PartyKind, dot, mermaid, parties
 from authz.cli.output import add_output, output_of
 from authz.policy.errors import printable
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from authz.cli.arguments import Subcommands
+    from authz.cli.map_graph import Party
 
-_HEADINGS: Final = ("FROM", "TO", "CALLS", "DENIED", "OBSERVED", "P50", "P99", "TLS", "ROUTES", "LAST SEEN")
-_NUMBERS: Final = frozenset({2, 3, 4, 5, 6, 8})
-#: characters with a meaning in a label of Mermaid or Graphviz
-_PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -_./:@(),%")
+_HEADINGS: Final = (
+    "FROM", "TO", "CALLS", "DENIED", "OBSERVED", "CUT", "UNREACHED", "P50", "P99", "TLS", "ROUTES", "LAST SEEN",
+)  # fmt: skip
+_NUMBERS: Final = frozenset({2, 3, 4, 5, 6, 7, 8, 10})
 
 
 def add_commands(commands: Subcommands) -> None:
@@ -42,24 +44,27 @@ def add_commands(commands: Subcommands) -> None:
 def _map(given: argparse.Namespace) -> int:
     output = output_of(given)
     query = {name: getattr(given, name) for name in ("since", "until", "at", "compare", "service")}
-    answer = hub_of(given).ask("/edges", query)
+    hub = hub_of(given)
+    answer = hub.ask("/edges", query)
+    if output == "json":
+        print(json.dumps(answer))
+        return YES
     edges: list[dict[str, Any]] = answer["edges"]
+    known = parties(hub.ask("/services")["services"], answer["until"])
     match output:
-        case "json":
-            print(json.dumps(answer))
         case "dot":
-            print("\n".join(dot(edges)))
+            print("\n".join(dot(edges, known)))
         case "mermaid":
-            print("\n".join(mermaid(edges)))
+            print("\n".join(mermaid(edges, known)))
         case _:
-            print("\n".join(table(edges)) if edges else "no calls")
+            print("\n".join(table(edges, known)) if edges else "no calls")
     return YES
 
 
-def table(edges: Sequence[dict[str, Any]]) -> Iterator[str]:
+def table(edges: Sequence[dict[str, Any]], known: Mapping[str, Party]) -> Iterator[str]:
     """Give the lines for a terminal."""
     compared = any("compared" in edge for edge in edges)
-    rows = [(*_HEADINGS, *(("CHANGE",) if compared else ())), *(_row(edge) for edge in edges)]
+    rows = [(*_HEADINGS, *(("CHANGE",) if compared else ())), *(_row(edge, known) for edge in edges)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -69,7 +74,7 @@ def table(edges: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _row(edge: dict[str, Any]) -> tuple[str, ...]:
+def _row(edge: dict[str, Any], known: Mapping[str, Party]) -> tuple[str, ...]:
     compared = edge.get("compared")
     change = () if compared is None else (f"{compared['change']} (was {compared['calls']})",)
     return (
@@ -78,65 +83,33 @@ def _row(edge: dict[str, Any]) -> tuple[str, ...]:
         str(edge["calls"]),
         str(edge["denied"]),
         str(edge["observed"]),
+        str(edge["cut"]),
+        str(edge["unreached"]),
         _ms(edge["p50_ms"]),
         _ms(edge["p99_ms"]),
-        printable(",".join(_version(each) for each in sorted(edge["tls"]))) or "-",
+        _encryption(edge, known.get(edge["to"])),
         str(edge["routes"]),
-        edge["last_seen"] or "-",
+        (edge["last_seen"] or "-").replace(".000Z", "Z"),
         *change,
     )
 
 
-def _version(version: str) -> str:
-    # What a record does not tell of is not said to be plain: a call that goes out is encrypted behind it.
-    return "not recorded" if version == "none" else version
+def _encryption(edge: dict[str, Any], destination: Party | None) -> str:
+    versions = sorted(each for each in edge["tls"] if each.startswith("TLS"))
+    told = [f"1.{each.removeprefix('TLSv1_').removeprefix('TLSv1.')}" for each in versions]
+    without = sum(calls for version, calls in edge["tls"].items() if not version.startswith("TLS"))
+    if without:
+        # A record tells of the connection that its sidecar accepted: what goes out is encrypted behind it.
+        unsent = edge["denied"] + edge["unreached"]
+        is_out = destination is not None and destination.kind is PartyKind.THIRD_PARTY
+        if is_out and edge["allowed"] > edge["unreached"]:
+            told.append("by envoy")
+        elif without > unsent:
+            told.append("not recorded")
+        elif not told:
+            told.append("not sent")
+    return printable(", ".join(told)) or "-"
 
 
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} ms"
-
-
-def dot(edges: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Give a graph in the language of Graphviz; denied calls are red."""
-    yield "digraph calls {"
-    yield "  rankdir=LR;"
-    yield '  node [shape=box, fontname="sans-serif"];'
-    numbers = _nodes(edges)
-    for name, number in numbers.items():
-        yield f'  n{number} [label="{_dot_text(name)}"];'
-    for edge in edges:
-        colour = ', color="red", fontcolor="red"' if edge["denied"] else ""
-        yield f'  n{numbers[edge["from"]]} -> n{numbers[edge["to"]]} [label="{_label(edge)}"{colour}];'
-    yield "}"
-
-
-def mermaid(edges: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Give a flowchart in the language of Mermaid; edges with denied calls are red."""
-    yield "flowchart LR"
-    numbers = _nodes(edges)
-    for name, number in numbers.items():
-        yield f'  n{number}["{_mermaid_text(name)}"]'
-    for edge in edges:
-        yield f'  n{numbers[edge["from"]]} -- "{_label(edge)}" --> n{numbers[edge["to"]]}'
-    denied = [str(number) for number, edge in enumerate(edges) if edge["denied"]]
-    if denied:
-        yield f"  linkStyle {','.join(denied)} stroke:red"
-
-
-def _nodes(edges: Sequence[dict[str, Any]]) -> dict[str, int]:
-    names = sorted({edge["from"] for edge in edges} | {edge["to"] for edge in edges})
-    return {name: number for number, name in enumerate(names)}
-
-
-def _label(edge: dict[str, Any]) -> str:
-    calls = f"{edge['calls']} call{'' if edge['calls'] == 1 else 's'}"
-    return f"{calls}, {edge['denied']} denied" if edge["denied"] else calls
-
-
-def _dot_text(name: str) -> str:
-    return printable(name).replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _mermaid_text(name: str) -> str:
-    # https://mermaid.js.org/syntax/flowchart.html "Entity codes to escape characters"
-    return "".join(each if each in _PLAIN else f"#{ord(each)};" for each in printable(name))

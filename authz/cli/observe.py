@@ -127,7 +127,7 @@ def _is_new(call: dict[str, Any], shown: OrderedDict[tuple[str, bool], None]) ->
 def encryption(call: dict[str, Any]) -> str:
     """Say how a call was encrypted: what goes out is, by the caller's Envoy, behind its record."""
     if call["tls"]["version"]:
-        return str(call["tls"]["version"])
+        return str(call["tls"]["version"]).replace("TLSv1_", "tls 1.").replace("TLSv1.", "tls 1.")
     if call["direction"] == "inbound":
         return "no tls"
     # The end of a call that was cut is a denial, and comes of a call that ran.
@@ -154,6 +154,8 @@ def call_line(call: dict[str, Any]) -> str:
         "cut  " if call["cut"] else f"{call['decision']:<5}",
         call["reason"] + (f" by {call['policy']}" if call["policy"] else ""),
         f"{source} -> {target}",
+        # A call between two Services has a record of each of them.
+        f"({'in at' if call['direction'] == 'inbound' else 'out at'} {call['sidecar']})",
         what,
         *([] if call["status"] is None else [str(call["status"])]),
         *([] if call["duration_ms"] is None else [f"{call['duration_ms']:.1f} ms"]),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from authz.cli.main import main
+from authz.cli.map import table
+from authz.cli.map_graph import dot, mermaid, parties
 from authz.cli.observe import encryption
 from authz.instant import rfc3339_from_ns
 from tests.support.hub_process import PATIENCE_S, Hub, batch, flow, record
@@ -55,7 +57,7 @@ class TestObserve:
     def test_shows_what_it_is_asked_for(self, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
         filters = ("--decision", "deny", "--reason", "closed", "--from", "orders", "--to", "catalog", "--since", "1h")
         (line,) = said(capsys, "observe", "--hub", hub.url, "-o", "pretty", *filters).splitlines()
-        assert "deny   closed by q  orders -> catalog  DELETE /items/42 http/2  403" in line
+        assert "deny   closed by q  orders -> catalog  (in at catalog)  DELETE /items/42 http/2  403" in line
         assert said(capsys, "observe", "--hub", hub.url, "-o", "json", "--from", "nobody") == ""
 
     def test_follows_what_comes(self, hub: Hub) -> None:
@@ -161,6 +163,48 @@ class TestMap:
         assert mermaid.startswith("flowchart LR")
         assert '-- "7 calls, 2 denied" -->' in mermaid
         assert "linkStyle" in mermaid
+
+
+WINDOW = {"opens": "2026-01-01T00:00:00.000Z", "closes": "2026-06-01T00:00:00.000Z"}
+SERVICES = [
+    {"name": "orders", "kind": "service", "window": None},
+    {"name": "acme", "kind": "third_party", "window": WINDOW},
+]
+EDGE = {
+    "calls": 4, "allowed": 3, "denied": 1, "observed": 0, "cut": 2, "unreached": 0, "p50_ms": 1.0, "p99_ms": None,
+    "routes": 1, "last_seen": "2026-05-01T00:00:00.000Z",
+}  # fmt: skip
+EDGES = [
+    {**EDGE, "from": "acme", "to": "orders", "tls": {"TLSv1_3": 4}},
+    {**EDGE, "from": "orders", "to": "acme", "tls": {"none": 4}},
+    {**EDGE, "from": "orders", "to": "tracker.example", "allowed": 0, "denied": 4, "tls": {"none": 4}},
+    {**EDGE, "from": "orders", "to": "plain", "denied": 0, "tls": {"none": 4}},
+]
+
+
+class TestParties:
+    def test_a_third_party_has_its_window_as_it_was_at_the_maps_instant(self) -> None:
+        for at, window in (
+            ("2025-12-31T00:00:00.000Z", "opens 2026-01-01"),
+            ("2026-01-01T00:00:00.000Z", "open until 2026-06-01"),
+            ("2026-06-01T00:00:00.000Z", "ended 2026-06-01"),
+        ):
+            known = parties(SERVICES, at)
+            assert f'n0{{{{"acme<br/>{window}"}}}}' in "\n".join(mermaid(EDGES, known))
+            assert f'n0 [label="acme\\n{window}", shape="octagon"' in "\n".join(dot(EDGES, known))
+
+    def test_a_host_that_is_nobodys_is_dashed_and_cut_calls_are_counted(self) -> None:
+        known = parties(SERVICES, "2026-03-01T00:00:00.000Z")
+        graph = "\n".join(mermaid(EDGES, known))
+        assert 'n3(["tracker.example"])' in graph
+        assert "class n2,n3 unknown" in graph
+        assert '-- "4 calls, 1 denied, 2 cut" -->' in graph
+        assert 'n3 [label="tracker.example", style="dashed"]' in "\n".join(dot(EDGES, known))
+
+    def test_the_table_says_of_calls_without_a_version_what_is_known(self) -> None:
+        lines = list(table(EDGES, parties(SERVICES, "2026-03-01T00:00:00.000Z")))
+        at = lines[0].index("TLS")
+        assert [line[at:].split("  ")[0] for line in lines[1:]] == ["1.3", "by envoy", "not sent", "not recorded"]
 
 
 @pytest.mark.parametrize("words", [("observe",), ("map",), ("map", "-o", "dot"), ("map", "-o", "mermaid")])
