@@ -134,6 +134,8 @@ def _close(given: argparse.Namespace) -> int:
     from authz.cli.windows_close import close  # noqa: PLC0415 as above
 
     as_json = output_of(given) == "json"
+    # A wrong --state would close as if there were no mesh that has to follow.
+    state_of(given)
     return close(given, policies_of(given), mesh=_mesh_of(given), as_json=as_json, now_ns=time.time_ns())
 
 

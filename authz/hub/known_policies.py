@@ -33,7 +33,7 @@ from authz.policy.document import MAX_SET_BYTES, SourceFile
 from authz.policy.index import compile_index
 from authz.policy.policy_set import PolicySet, parse_policy_set
 from authz.policy.window import NS_PER_DAY
-from authz.policy_folder import read_policy_folder
+from authz.policy_folder import load_policy_folder, read_policy_folder
 from authz.policy_listing import PolicyFolderError, policy_files
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class KnownPolicies:
     def _take(self) -> None:
         try:
             files = read_policy_folder(self.folder or "")
-            policy_set = parse_policy_set(files)
+            policy_set = parse_policy_set(files) if files else load_policy_folder(self.folder or "")
             before = self.now
             if before is not None and before.revision == policy_set.revision:
                 self.faults = ()

@@ -195,7 +195,8 @@ def open_store(settings: HubSettings) -> Store:
     except ImportError as error:
         raise HubError("--store: clickhouse-connect is not installed; `pip install 'picoseg[clickhouse]'`") from error
     # Each of its tries would be a warning before the one line that says what is wrong.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    for driver in ("urllib3", "clickhouse_connect"):
+        logging.getLogger(driver).setLevel(logging.ERROR)
     return ClickHouseStore(settings.store, settings.retention, _log.info)
 
 

@@ -383,4 +383,10 @@ def _shown(url: str) -> str:
 
 
 def _why(error: Exception) -> str:
+    # Where nobody answers the driver tells of its pool, its tries and its objects; the system's reason stands behind.
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.errno and behind.strerror:
+            return f"the server cannot be reached: {behind.strerror.lower()}"
+        behind = behind.__cause__ or behind.__context__
     return str(error).partition("\n")[0][:500]

@@ -372,9 +372,18 @@ class TestPolicies:
         with pytest.raises(AssertionError, match="there is no such folder"):
             Hub("--policies", str(tmp_path / "none"), folder=tmp_path).start()
         (tmp_path / "policies").mkdir()
+        with pytest.raises(AssertionError, match=r"policies:1:1: the set has no Mesh: there is no `\*\.yaml`"):
+            Hub("--policies", str(tmp_path / "policies"), folder=tmp_path).start()
         (tmp_path / "policies" / "set.yaml").write_text(_CLOSED.replace("trustDomains", "trustDomain"), "utf-8")
         with pytest.raises(AssertionError, match=r"set.yaml:4:8: error: unknown field `trustDomain`|set.yaml:4:"):
             Hub("--policies", str(tmp_path / "policies"), folder=tmp_path).start()
+
+    def test_a_clickhouse_that_is_not_there_is_said_in_one_line(self, tmp_path: Path) -> None:
+        with pytest.raises(AssertionError) as failed:
+            Hub("--store", "clickhouse://127.0.0.1:1/x", folder=tmp_path).start()
+        assert str(failed.value).splitlines()[0] == (
+            "--store: clickhouse://127.0.0.1:1/x: the server cannot be reached: connection refused"
+        )
 
 
 class TestEvents:

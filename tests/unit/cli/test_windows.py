@@ -201,6 +201,10 @@ def test_a_folder_that_is_not_there_is_said(folder: Path, capsys: pytest.Capture
     assert folder.is_dir()
     assert main(["windows", "--policies", "policies", "--state", "nowhere"]) == 2
     assert capsys.readouterr().err == "--state: nowhere: there is no such folder\n"
+    before = (folder / "policies").stat().st_mtime_ns
+    assert main(["windows", "close", "acme", "--now", "--policies", "policies", "--state", "nowhere"]) == 2
+    assert capsys.readouterr().err == "--state: nowhere: there is no such folder\n"
+    assert (folder / "policies").stat().st_mtime_ns == before
     assert main(["windows", "--state", "state"]) == 2
     assert "--policies: name the policy folder" in capsys.readouterr().err
 
