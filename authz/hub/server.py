@@ -8,7 +8,6 @@ No request but the intake of sidecars changes anything.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import ipaddress
 import json
@@ -316,10 +315,12 @@ class HubServer:
                     break
                 number += 1
                 await response.write(event.to_bytes(number))
+            await response.write_eof()
+        except ConnectionError:
+            # Who listened has gone: a tab that was closed is nothing to report.
+            _log.debug("a listener has gone")
         finally:
             self._events.leave(listener)
-        with contextlib.suppress(ConnectionError):
-            await response.write_eof()
         return response
 
     async def _openapi(self, _: web.Request) -> web.Response:

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import socket
+import re
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from authz.hub.openapi import openapi_document
 from authz.hub.operations import OPERATIONS
 from authz.records.batch import MAX_BATCH_BYTES
+from tests.support.conditions import eventually
 from tests.support.hub_process import REVISION, Hub, batch, flow, record
 
 if TYPE_CHECKING:
@@ -409,6 +411,19 @@ class TestEvents:
         connection.request("GET", "/metrics")
         assert b"\nauthz_hub_listeners 0.0\n" in connection.getresponse().read()
         connection.close()
+
+    def test_who_stops_listening_is_forgotten_without_a_word_in_the_log(self, own_hub: Hub) -> None:
+        def listeners() -> float:
+            _, _, body = own_hub.ask("/metrics")
+            return float(re.findall(rb"^authz_hub_listeners (.*)$", body, re.MULTILINE)[0])
+
+        for round_of in range(3):
+            gone = [_Listener(own_hub, "deny") for _ in range(5)]
+            for each in gone:
+                each.__exit__()
+            own_hub.send(batch(80 + round_of, [], [record(80 + number) for number in range(20)]))
+        assert eventually(lambda: listeners() == 0.0)
+        assert "Traceback" not in own_hub.log.read_text()
 
     def test_who_listens_is_let_go_when_the_hub_ends(self, tmp_path: Path) -> None:
         hub = Hub(folder=tmp_path)
