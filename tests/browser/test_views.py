@@ -76,6 +76,27 @@ def test_the_theme_is_the_systems_until_another_is_chosen(browser: Browser, hub:
         assert sight.page.evaluate(shown) == other
 
 
+def test_a_host_that_is_nobodys_is_on_the_map_only_while_there_are_calls_of_it(sight: Sight) -> None:
+    sight.open("#/map")
+    drawn = sight.page.evaluate(
+        """async () => {
+            const { mapOf } = await import(new URL('page/map/model.js', document.baseURI));
+            const services = [{ name: 'orders', kind: 'service' }, { name: 'made-up.example', kind: 'unknown' }];
+            const shares = { calls: 1, allowed: 0, denied: 1, observed: 0, tls: {} };
+            const edge = { from: 'orders', to: 'made-up.example', ...shares };
+            const wanted = { attributes: [], opened: new Set(), quiet: true };
+            return [[], [edge]].map((edges) => mapOf(services, edges, wanted).nodes.map(({ name }) => name));
+        }"""
+    )
+    assert drawn == [["orders"], ["orders", "made-up.example"]]
+
+
+def test_a_third_party_on_the_map_leads_to_its_window(sight: Sight) -> None:
+    sight.open("#/map/node/old-erp")
+    sight.page.get_by_role("link", name="its window, and who tried outside of it").click()
+    sight.page.get_by_role("heading", name="Attempts after it closed").wait_for()
+
+
 def test_a_map_of_few_nodes_fills_a_wall(browser: Browser, hub: Hub) -> None:
     zooms = []
     for size in ((1280, 800), (3840, 2160)):

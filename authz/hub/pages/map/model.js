@@ -123,7 +123,10 @@ export function mapOf(services, given, wanted) {
   const kept = edges.filter((edge) => test(edge) && (!filtered || has(edge.from) || has(edge.to)));
   const names = new Set();
   for (const edge of kept) names.add(edge.from).add(edge.to);
-  if (!wanted.only && wanted.quiet) for (const name of all.keys()) if (!filtered || has(name)) names.add(name);
+  if (!wanted.only && wanted.quiet) {
+    // hosts and addresses that are nobody's are whatever callers made up: each is drawn while there are calls of it
+    for (const [name, { kind }] of all) if (kind !== "unknown" && (!filtered || has(name))) names.add(name);
+  }
   const found = groupings(services);
   const by = wanted.group ?? (names.size > GROUPED_ABOVE ? bestGrouping(services, found) : "none");
   const nodes = new Map();

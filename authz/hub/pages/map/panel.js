@@ -161,7 +161,7 @@ export function NodePanel({ name, service, edges, route, url }) {
           <div><dt>kind</dt><dd>${text.printable(service.kind).replace("_", " ")}${service.state ? html` <${State} is=${service.state} />` : null}</dd></div>
           ${service.window ? html`<div><dt>window</dt><dd><${Time} at=${service.window.opens} /> to ${service.window.closes ? html`<${Time} at=${service.window.closes} />` : "no end"}</dd></div>` : null}
           <div><dt>identities</dt><dd>${service.identities.slice(0, 5).map((each) => html`<div><${Foreign} value=${each} mono longest=${90} /></div>`)}</dd></div>
-          <div><dt></dt><dd><a href=${link(["services", name])}>all that is known of it</a> · <a href=${here({ q: name })}>only this on the map</a></dd></div>
+          <div><dt></dt><dd>${service?.window ? html`<a href=${link(["windows", "third_party", name])}>its window, and who tried outside of it</a> · ` : null}<a href=${link(["services", name])}>all that is known of it</a> · <a href=${here({ q: name })}>only this on the map</a></dd></div>
         </dl>`
       : null}
     ${side("Calls come from", of.filter((each) => each.to === name), "from")}
