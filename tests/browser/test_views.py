@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.browser.sight import VIEWS, Sight
+from tests.support.hub_process import Hub
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-    from tests.support.hub_process import Hub
 
 #: what is looked at for the docs and by axe: each view, and what opens in it
 LOOKED_AT = {
@@ -89,6 +89,24 @@ def test_a_host_that_is_nobodys_is_on_the_map_only_while_there_are_calls_of_it(s
         }"""
     )
     assert drawn == [["orders"], ["orders", "made-up.example"]]
+
+
+def test_a_hub_that_hangs_is_not_said_to_be_live(browser: Browser) -> None:
+    with Hub() as hub, Sight(browser, hub.url) as sight:
+        sight.page.clock.install()
+        sight.page.goto(f"{hub.url}/#/windows")
+        sight.find(".liveness", has_text="live").wait_for()
+        assert hub.process is not None
+        hub.process.send_signal(signal.SIGSTOP)
+        try:
+            assert sight.find(".liveness").inner_text().endswith("live")
+            # More than two of the hub's signs of life have not come.
+            sight.page.clock.fast_forward(40_000)
+            sight.find(".liveness", has_text="not live").wait_for()
+        finally:
+            hub.process.send_signal(signal.SIGCONT)
+        sight.page.clock.fast_forward(20_000)
+        sight.find(".liveness", has_text="✓").wait_for()
 
 
 def test_a_third_party_on_the_map_leads_to_its_window(sight: Sight) -> None:

@@ -120,6 +120,8 @@ export function useApi(path, query = {}, { live = true, skip = false } = {}) {
 
 //: a line of the stream holds one record, and a record is far smaller
 const LONGEST_EVENT = 1 << 20;
+//: the hub says something every 15 s; who hears nothing for so long is not connected any more, whatever the network says
+const QUIET_MS = 35_000;
 const listeners = new Set();
 let connection = null;
 let streamState = "connecting";
@@ -155,6 +157,21 @@ export function eventsOf(text, take) {
 }
 
 async function listen(signal) {
+  const silence = new AbortController();
+  const watch = () => setTimeout(() => silence.abort(), QUIET_MS);
+  let quiet = watch();
+  const heard = () => {
+    clearTimeout(quiet);
+    quiet = watch();
+  };
+  try {
+    await hear(AbortSignal.any([signal, silence.signal]), heard);
+  } finally {
+    clearTimeout(quiet);
+  }
+}
+
+async function hear(signal, heard) {
   const response = await fetch(address(["stream"]), { headers: headers(), signal, cache: "no-store" });
   if (!response.ok) throw await failure(response);
   say("open");
@@ -162,6 +179,7 @@ async function listen(signal) {
   let text = "";
   for (;;) {
     const { done, value } = await reader.read();
+    heard();
     if (done) return;
     text = eventsOf(text + value, tell);
     if (text.length > LONGEST_EVENT) throw new ApiError(0, "an event without an end");
