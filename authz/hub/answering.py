@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from authz.hub import answers
     from authz.hub.intake import IntakeCounts
     from authz.hub.known_policies import Known, KnownPolicies
+    from authz.hub.known_series import KnownSeries
     from authz.hub.store.store import Store
     from authz.insight.window_dates import WindowDates
     from authz.policy.schema import Guardrail
@@ -46,6 +47,7 @@ class Answering:
     store: Store
     followed: KnownPolicies
     counts: IntakeCounts
+    known: KnownSeries
 
     def answer(self, operation: str, values: Mapping[str, Any], now_ns: int) -> Any:
         """Answer one question with the values of its parameters; raises UnknownError or StoreError."""
@@ -59,7 +61,7 @@ class Answering:
         if values["at"] is not None:
             since_ns, until_ns = values["at"] - (until_ns - since_ns), values["at"]
         span = Span.around(since_ns, until_ns)
-        flows, now_s = Flows(self.store), now_ns // NS_PER_S
+        flows, now_s = Flows(self.store, self.known), now_ns // NS_PER_S
         edges = flows.edges(span, now_s, values["service"])
         if values["compare"] is not None:
             ended_ns = values["compare"]

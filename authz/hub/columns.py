@@ -24,6 +24,9 @@ COLUMNS: Final = (*COUNTS, *STATUSES, *DURATIONS)
 #: such a row has no decision. What the other sidecar tells of has decisions here, and no calls.
 COUNTED: Final = f"""(calls > 0 OR (count = 0
     AND cut + received + sent + {" + ".join((*STATUSES, *DURATIONS))} > 0))"""
+#: the same where the latency histogram is one packed text
+COUNTED_PACKED: Final = f"""(calls > 0 OR (count = 0
+    AND (durations <> '' OR cut + received + sent + {" + ".join(STATUSES)} > 0)))"""
 NO_DURATIONS: Final = (0,) * len(DURATIONS)
 _WHOLE: Final = {int}
 #: A call ends with a 1xx only where it was upgraded (101, RFC 9110 15.2.2): that is an answer, and no failure.

@@ -7,10 +7,13 @@ the span: whole hours are read as such (:mod:`authz.hub.store.spans`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import add
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from authz.hub.columns import COUNTED, DURATIONS, STATUSES
-from authz.hub.edges import NONE, SUMMED_ON_MAP, edges_of
+from authz.hub.columns import COUNTED, COUNTED_PACKED, DURATIONS, STATUSES
+from authz.hub.edges import SUMMED_ON_MAP, edges_of
+from authz.hub.histogram_text import counts_of
+from authz.hub.known_series import NONE, KnownSeries
 from authz.hub.latency import quantiles_ms
 from authz.hub.store.spans import finest_step_s
 from authz.hub.store.store import ANY_STEP_S, HOURS, STEP_S
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from authz.hub import answers
-    from authz.hub.store.store import Store
+    from authz.hub.store.store import Part, Store
 
 _SUMMED: Final = ("calls", "cut", "unreached", "received", "sent", *STATUSES, *DURATIONS)
 #: what a series adds to an edge: sums, then the latency histogram
@@ -39,6 +42,9 @@ _NUMBERS: Final = ", ".join(
     )
 )
 _NUMBERS_COUNT: Final = 8
+_IS_DURATION: Final = frozenset(DURATIONS)
+#: packed latency histograms are added up as text; only SQLite has some
+_PACKED, _PACKED_OF_SERIES, _NOTHING_PACKED = "group_concat(durations, '')", "group_concat(f.durations, '')", "''"
 #: A row of an hour says only that; where nothing came after the span, the series itself knows better.
 _LAST_OF_SERIES: Final = """CASE WHEN s.last_s IS NOT NULL AND s.last_s < :until AND s.last_s > f.last_s
     THEN s.last_s ELSE f.last_s END"""
@@ -92,43 +98,41 @@ _EDGE_ROW: Final = 11
 class Flows:
     """Answers questions about the flows in a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, known: KnownSeries | None = None) -> None:
+        """`known` outlives a question where it is given."""
         self._store = store
+        self._known = KnownSeries(store) if known is None else known
 
     def edges(self, span: Span, now_s: int, service: str | None) -> dict[tuple[str, str], answers.Edge]:
         """Give the map of a span, by the ends of each edge; only those of one party where it is named."""
-        selects, values = self._selects(span, now_s, columns=SUMMED_ON_MAP)
+        selects, values = self._selects(span, now_s, columns=SUMMED_ON_MAP, as_text=True)
         if not selects:
             return {}
-        wanted = ""
-        if service is not None:
-            wanted = "WHERE s.source = :service OR s.target = :service"
-            values["service"] = service
         # The series of an edge are put together here: they are few, and to sort them by two texts costs more. Every
         # flow has a series: each part is joined by itself and from the left, so that SQLite hands its rows on one by
         # one, and need not keep them first.
         sums = ", ".join(f"f.{each}" for each in SUMMED_ON_MAP)
         question = " UNION ALL ".join(
-            f"""SELECT s.source, s.target, s.method, s.route, s.protocol, s.tls_version, s.decision, s.reason,
-            COALESCE(s.first_s, f.first_s), {_LAST_OF_SERIES}, {sums}
-            FROM ({select}) AS f LEFT JOIN series AS s ON s.id = f.series {wanted}"""  # noqa: S608
+            f"""SELECT f.series, COALESCE(s.first_s, f.first_s), {_LAST_OF_SERIES}, {sums}, f.durations
+            FROM ({select}) AS f LEFT JOIN series AS s ON s.id = f.series"""  # noqa: S608
             for select in selects
         )
-        return edges_of(self._store.rows(question, values))
+        rows = self._store.rows(question, values)
+        return edges_of(rows, self._known.of({row[0] for row in rows}), service)
 
     def edge(self, span: Span, now_s: int, source: str, target: str) -> answers.EdgeDetail | None:
         """Give one edge with its routes; without a call in the span its numbers are 0, None if it was never seen."""
         values: dict[str, Any] = {"source": source, "target": target}
         question = "SELECT MIN(first_s), MAX(last_s) FROM series WHERE source = :source AND target = :target"
         ((first_seen, last_seen),) = self._store.rows(question, values)
-        flows, values = self._flows(span, now_s, source=source, target=target)
+        flows, numbers, values = self._flows(span, now_s, source=source, target=target)
         question = f"""{flows} SELECT s.method, s.route, s.policy, s.reason, s.protocol, s.tls_version, s.tls_cipher,
-            s.sidecar, s.identity, MIN(COALESCE(s.first_s, f.first_s)), {_LAST}, {_NUMBERS}
+            s.sidecar, s.identity, MIN(COALESCE(s.first_s, f.first_s)), {_LAST}, {numbers}
             FROM f JOIN series AS s ON s.id = f.series
             GROUP BY s.method, s.route, s.policy, s.reason, s.protocol, s.tls_version, s.tls_cipher, s.sidecar,
             s.identity"""  # noqa: S608
         found = self._store.rows(question, values) if flows else []
-        rows = [_EdgeRow._make((*row[:_EDGE_ROW], row[_EDGE_ROW:])) for row in found]
+        rows = [_EdgeRow._make((*row[:_EDGE_ROW], _unpacked(row[_EDGE_ROW:]))) for row in found]
         if first_seen is None and not rows:
             return None
         routes: dict[tuple[str, str | None], list[_EdgeRow]] = {}
@@ -179,12 +183,14 @@ class Flows:
         # From the same instants on, whatever the span begins with: a point is the same in every answer.
         begin = span.from_s - span.from_s % step
         end = span.until_s + -span.until_s % step
-        flows, values = self._flows(Span(from_s=begin, until_s=end), now_s, source=source, target=target, step_s=step)
+        flows, numbers, values = self._flows(
+            Span(from_s=begin, until_s=end), now_s, source=source, target=target, step_s=step
+        )
         if not flows:
             return step, []
-        question = f"""{flows} SELECT f.step, {_NUMBERS} FROM f JOIN series AS s ON s.id = f.series
+        question = f"""{flows} SELECT f.step, {numbers} FROM f JOIN series AS s ON s.id = f.series
             GROUP BY f.step ORDER BY f.step"""  # noqa: S608
-        return step, [_point(start_s, numbers) for start_s, *numbers in self._store.rows(question, values)]
+        return step, [_point(start_s, _unpacked(row)) for start_s, *row in self._store.rows(question, values)]
 
     def is_edge(self, source: str, target: str) -> bool:
         """Whether a call from one to the other was ever counted."""
@@ -197,7 +203,7 @@ class Flows:
 
     def policy_use(self, span: Span, now_s: int) -> dict[str, tuple[int, int, int, int]]:
         """Give calls, allowed, denied and the last time (s) of each rule that decided something in a span."""
-        flows, values = self._flows(span, now_s)
+        flows, _, values = self._flows(span, now_s, columns=("calls",))
         if not flows:
             return {}
         question = f"""{flows} SELECT s.policy, SUM(f.calls),
@@ -209,7 +215,7 @@ class Flows:
 
     def edges_of_policy(self, span: Span, now_s: int, policy: str) -> list[answers.PolicyEdge]:
         """Give the edges on which a rule decided something in a span, those with most calls first."""
-        flows, values = self._flows(span, now_s)
+        flows, _, values = self._flows(span, now_s, columns=("calls",))
         if not flows:
             return []
         values["policy"] = policy
@@ -266,10 +272,16 @@ class Flows:
         source: str | None = None,
         target: str | None = None,
         step_s: int = 0,
-    ) -> tuple[str, dict[str, Any]]:
-        """Give the beginning of a question: `f` has the sums of each series in a span; empty where nothing can be."""
-        selects, values = self._selects(span, now_s, source=source, target=target, step_s=step_s)
-        return (f"WITH f AS ({' UNION ALL '.join(selects)})" if selects else ""), values
+        columns: tuple[str, ...] = _SUMMED,
+    ) -> tuple[str, str, dict[str, Any]]:
+        """Give the beginning of a question, and what adds up its numbers (:func:`_unpacked`).
+
+        `f` has the sums of each series in a span; empty where nothing can be.
+        """
+        selects, values = self._selects(span, now_s, source=source, target=target, step_s=step_s, columns=columns)
+        packed = any(_PACKED in select for select in selects)
+        numbers = f"{_NUMBERS}, {_PACKED_OF_SERIES if packed else _NOTHING_PACKED}"
+        return (f"WITH f AS ({' UNION ALL '.join(selects)})" if selects else ""), numbers, values
 
     def _selects(
         self,
@@ -280,8 +292,12 @@ class Flows:
         target: str | None = None,
         step_s: int = 0,
         columns: tuple[str, ...] = _SUMMED,
+        as_text: bool = False,
     ) -> tuple[list[str], dict[str, Any]]:
-        """Give, of each part of a span, what asks for the sums of its series; none where nothing can be."""
+        """Give, of each part of a span, what asks for the sums of its series; none where nothing can be.
+
+        `as_text`: the latency histogram is one text more, `durations`.
+        """
         until_s = span.until_s
         if until_s >= now_s > span.from_s:
             # Nothing comes after now: the hour that goes on is read as a whole one.
@@ -292,20 +308,41 @@ class Flows:
         if source is not None:
             wanted = "AND series IN (SELECT id FROM series WHERE source = :source AND target = :target)"
             values |= {"source": source, "target": target}
-        sums = ", ".join(f"SUM({column}) AS {column}" for column in columns)
         step, group = ("", "")
         if step_s:
             step, group = f"time - time % {step_s} AS step, ", ", step"
         selects = []
         for number, part in enumerate(parts):
             values |= {f"from{number}": part.from_s, f"until{number}": part.until_s}
+            # One step alone is in the order of its series already.
+            alone = part.until_s - part.from_s == STEP_S.get(part.table)
+            of_span = f"time = :from{number}" if alone else f"time >= :from{number} AND time < :until{number}"
             selects.append(
                 f"""SELECT {step}series, MIN({part.first}) AS first_s, MAX({part.last}) AS last_s,
-                {sums} FROM {part.table}
-                WHERE time >= :from{number} AND time < :until{number} AND {COUNTED} {wanted}
+                {self._sums(part, columns, as_text=as_text)} FROM {part.table}
+                WHERE {of_span} AND {COUNTED_PACKED if part.packed else COUNTED} {wanted}
                 GROUP BY series{group}"""  # noqa: S608
             )
         return selects, values
+
+    def _sums(self, part: Part, columns: tuple[str, ...], *, as_text: bool) -> str:
+        """Give what adds up the columns of a part, and beside them what is packed, or all durations where `as_text`."""
+        text = _NOTHING_PACKED
+        if part.packed:
+            text = _PACKED
+        elif as_text:
+            text = self._store.durations_text
+        sums = [f"{0 if part.packed and each in _IS_DURATION else f'SUM({each})'} AS {each}" for each in columns]
+        return ", ".join([*sums, f"{text} AS durations"])
+
+
+def _unpacked(row: Sequence[Any]) -> tuple[int, ...]:
+    """Give the numbers of a row, whose last one is what is packed of its latency histogram."""
+    *numbers, text = row
+    if not text:
+        return tuple(numbers)
+    begin = len(numbers) - len(DURATIONS)
+    return (*numbers[:begin], *map(add, numbers[begin:], counts_of([text])))
 
 
 def default_step_s(span: Span) -> int:

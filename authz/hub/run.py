@@ -27,6 +27,7 @@ from authz.hub.front import runner_of
 from authz.hub.happened import Happened
 from authz.hub.intake import Intake
 from authz.hub.known_policies import KnownPolicies
+from authz.hub.known_series import KnownSeries
 from authz.hub.metrics import HubMetrics
 from authz.hub.refusals import Refusals
 from authz.hub.server import HubServer
@@ -91,7 +92,7 @@ async def _serve(settings: HubSettings, access: Access | None, store: Store) -> 
                 loop.call_soon_threadsafe(events.tell, iter(told))
 
         intake = Intake(store, taken)
-        answering = Answering(store, policies, intake.counts)
+        answering = Answering(store, policies, intake.counts, KnownSeries(store))
         refusals = Refusals(settings.data / "refused.jsonl")
         metrics = HubMetrics(
             lambda: answering.status({}, time.time_ns()), intake.counts, lambda: len(events), lambda: refusals.count

@@ -15,16 +15,18 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from authz.hub.columns import COLUMNS
+from authz.hub.columns import COLUMNS, DURATIONS
 from authz.hub.errors import StoreError
+from authz.hub.histogram_text import packed
 from authz.hub.store.attempts_table import ADD_ATTEMPTS
 from authz.hub.store.days_table import DAY_S, Days
 from authz.hub.store.migration import Migration, Step, StepProgress, steps_from
 from authz.hub.store.migrations import MIGRATIONS
+from authz.hub.store.minutes_table import ADD_MINUTES, PACKED, add_functions
 from authz.hub.store.spans import cut, first_kept
 from authz.hub.store.store import (
     ANY_STEP_S,
@@ -76,6 +78,10 @@ _DAYS_EVERY_S: Final = 10.0
 _COUNTS: Final = ", ".join(f"{column} INTEGER NOT NULL" for column in COLUMNS)
 _NAMES: Final = ", ".join(COLUMNS)
 _ADDED: Final = ", ".join(f"{column} = {column} + excluded.{column}" for column in COLUMNS)
+#: One text is handed over in less time than 24 numbers.
+_DURATIONS_TEXT: Final = (
+    f"printf('{','.join(['%d'] * len(DURATIONS))}', {', '.join(f'SUM({column})' for column in DURATIONS)})"
+)
 
 #: the tables of version 1; what has changed since stands in :mod:`authz.hub.store.migrations`
 _SCHEMA: Final = (
@@ -123,7 +129,8 @@ def _insert(table: str, columns: Sequence[str], or_else: str = "", rows: int = 1
     return f"INSERT {or_else} INTO {table} ({', '.join(columns)}) VALUES {places}"  # noqa: S608 names of this program
 
 
-_FLOW_COLUMNS: Final = ("time", "series", *COLUMNS)
+_FLOW_COLUMNS: Final = ("time", "series", *COLUMNS, PACKED)
+_BEFORE_DURATIONS: Final = -len(DURATIONS)
 _ADD_SERIES: Final = _insert("series", SERIES_COLUMNS, "OR IGNORE")
 _ADD_BATCH: Final = _insert("batches", ("sidecar", "boot", "sequence", "received_ms"), "OR IGNORE")
 # A batch that was sent earlier and comes later says nothing of how the sidecar is.
@@ -167,6 +174,7 @@ class SqliteStore:
         self._days_at_s = 0.0
         try:
             self._writer = self._connected()
+            add_functions(self._writer)
             self._writer.execute("PRAGMA journal_mode = WAL")
             # INVARIANT (durable): the log is synced before a commit returns.
             self._writer.execute("PRAGMA synchronous = FULL")
@@ -224,11 +232,12 @@ class SqliteStore:
                     _add_sidecar(connection, batch, received_ms)
                 series = {key: each for batch in new for key, each in batch.series.items() if key not in self._stored}
                 connection.executemany(_ADD_SERIES, [_values(each) for each in series.values()])
-                _add_rows(connection, _TAIL, _FLOW_COLUMNS, [row for batch in new for row in batch.rows])
+                flows = [(*row, packed(row[_BEFORE_DURATIONS:])) for batch in new for row in batch.rows]
+                _add_rows(connection, _TAIL, _FLOW_COLUMNS, flows)
                 kept = [each for batch in new for each in batch.records]
                 _add_rows(connection, "records", RECORD_COLUMNS, [_values(each) for each in kept])
                 connection.executemany(ADD_ATTEMPTS, self._attempts.rows(kept))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TypeError, ValueError) as error:
             # Whoever was seen in what was not added will be seen in it again.
             self._attempts = WindowAttempts()
             raise StoreError(f"{self._path}: {error}") from error
@@ -249,13 +258,21 @@ class SqliteStore:
             raise StoreError(f"{self._path}: {error}") from error
 
     @property
+    def durations_text(self) -> str:
+        """What gives the sums of all DURATIONS of a group as one text."""
+        return _DURATIONS_TEXT
+
+    @property
     def retention(self) -> Retention:
         """For how long it keeps what it was given."""
         return self._retention
 
     def parts(self, from_s: int, until_s: int, now_s: int, coarsest_s: int, *, of_edge: bool = False) -> list[Part]:
         """Say where the flows of a span are: what has been added up, and the tail."""
-        parts = cut(from_s, until_s, now_s, self._retention, coarsest_s)
+        parts = [
+            replace(part, packed=True) if part.table == MINUTES else part
+            for part in cut(from_s, until_s, now_s, self._retention, coarsest_s)
+        ]
         if coarsest_s == ANY_STEP_S and not of_edge:  # of an edge: an index of hours leads to them
             parts = [each for part in parts for each in self._with_days(part, now_s)]
         if parts:
@@ -291,11 +308,13 @@ class SqliteStore:
         if last is None:
             return False
         connection.execute(_SEEN, {"last": last})
-        for table, step in STEP_S.items():
+        values = {"last": last, "first": first_kept(MINUTES, now_s, self._retention)}
+        connection.execute(ADD_MINUTES, values)
+        for table in (SECONDS, HOURS):
             # Row by row: to sort and group them first costs twice as much, even where three of them become one.
             connection.execute(
                 f"""INSERT INTO {table} (time, series, {_NAMES})
-                    SELECT time - time % {step}, series, {_NAMES} FROM tail WHERE n <= :last AND time >= :first
+                    SELECT time - time % {STEP_S[table]}, series, {_NAMES} FROM tail WHERE n <= :last AND time >= :first
                     ON CONFLICT (time, series) DO UPDATE SET {_ADDED}""",  # noqa: S608 names of this program
                 {"last": last, "first": first_kept(table, now_s, self._retention)},
             )

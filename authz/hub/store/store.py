@@ -64,7 +64,8 @@ class Retention:
 class Part:
     """The flows of one table with `from_s <= time < until_s`.
 
-    `table` may be any that SQL can select from; `first` and `last` are the columns that say when a flow was.
+    `table` may be any that SQL can select from; `first` and `last` are the columns that say when a flow was. `packed`:
+    it has no columns of DURATIONS, but one text, `durations` (:mod:`authz.hub.histogram_text`).
     """
 
     table: str
@@ -72,6 +73,7 @@ class Part:
     until_s: int
     first: str = "time"
     last: str = "time"
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,10 @@ class Store(Protocol):
 
     def rows(self, question: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Answer a question in SQL, with `:name` for its values; raises StoreError."""
+
+    @property
+    def durations_text(self) -> str:
+        """What gives, in SQL, the sums of all DURATIONS of a group as one text, with commas between them."""
 
     @property
     def retention(self) -> Retention:

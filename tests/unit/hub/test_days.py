@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from authz.hub.known_series import KnownSeries
 from authz.hub.query import Flows, Span
 from authz.hub.store.days_table import DAY_S
 from authz.hub.store.sqlite import SqliteStore
@@ -141,6 +142,7 @@ def test_an_hour_that_ends_while_a_question_is_asked_is_counted_once(store: Sqli
         """The store, to which hours are added between the plan of a question and the question."""
 
         retention = store.retention
+        durations_text = store.durations_text
         parts = store.parts
 
         def rows(self, question: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -149,7 +151,9 @@ def test_an_hour_that_ends_while_a_question_is_asked_is_counted_once(store: Sqli
 
     for _ in range(30):
         meanwhile: Any = Meanwhile()
-        edges = Flows(meanwhile).edges(Span(from_s=NOON_S - 4 * DAY_S, until_s=NOON_S), NOON_S, None)
+        edges = Flows(meanwhile, KnownSeries(store)).edges(
+            Span(from_s=NOON_S - 4 * DAY_S, until_s=NOON_S), NOON_S, None
+        )
         assert edges[EDGE]["calls"] == len(times)
     assert store._days._until_s == NOON_S - HOUR_S
 
