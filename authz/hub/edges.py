@@ -7,6 +7,7 @@ edges with the same few calls are found once.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from authz.hub.histogram_text import latencies_ms
@@ -33,61 +34,66 @@ def edges_of(
     (:mod:`authz.hub.histogram_text`); a series may have several. One that is not known is not stored yet, and nor is
     the rest of its batch: it is left out.
     """
-    edges: dict[tuple[str, str], answers.Edge] = {}
-    beside: dict[tuple[str, str], tuple[list[int], list[str], set[str]]] = {}
-    for series, first_s, last_s, calls, cut, unreached, received, sent, durations in rows:
-        of_series = known.get(series)
-        if of_series is None:
-            continue
-        ends, route, protocol, version, allowed, denied, observed = of_series
-        edge = edges.get(ends)
-        if edge is None:
-            if service is not None and service not in ends:
-                continue
-            edges[ends] = {
-                "from": ends[0],
-                "to": ends[1],
-                "calls": calls,
-                "allowed": allowed and calls,
-                "denied": denied and calls,
-                "observed": observed and calls,
-                "cut": cut,
-                "unreached": unreached,
-                "bytes_received": received,
-                "bytes_sent": sent,
-                "p50_ms": None,
-                "p99_ms": None,
-                "protocols": {protocol: calls},
-                "tls": {version: calls},
-                "routes": 1,
-                "first_seen": None,
-                "last_seen": None,
-            }
-            beside[ends] = [first_s, last_s], [durations], {route}
-            continue
-        times, texts, routes = beside[ends]
-        times[0] = min(times[0], first_s)
-        times[1] = max(times[1], last_s)
-        texts.append(durations)
-        routes.add(route)
-        edge["calls"] += calls
-        if allowed:
-            edge["allowed"] += calls
-        elif denied:
-            edge["denied"] += calls
-        if observed:
-            edge["observed"] += calls
-        edge["cut"] += cut
-        edge["unreached"] += unreached
-        edge["bytes_received"] += received
-        edge["bytes_sent"] += sent
-        by_protocol, by_version = edge["protocols"], edge["tls"]
-        by_protocol[protocol] = by_protocol.get(protocol, 0) + calls
-        by_version[version] = by_version.get(version, 0) + calls
-    for ends, ((first_s, last_s), texts, routes) in beside.items():
-        edge = edges[ends]
-        edge["p50_ms"], edge["p99_ms"] = latencies_ms(texts)
-        edge["routes"] = len(routes)
-        edge["first_seen"] = _time(first_s)
-        edge["last_seen"] = _time(max(last_s, first_s))
-    return edges
+    by_ends: dict[tuple[str, str], list[Sequence[Any]]] = {}
+    for row in rows:
+        of_series = known.get(row[0])
+        if of_series is not None:
+            of_edge = by_ends.get(of_series[0])
+            if of_edge is None:
+                by_ends[of_series[0]] = [row]
+            else:
+                of_edge.append(row)
+    if service is not None:
+        by_ends = {ends: of_edge for ends, of_edge in by_ends.items() if service in ends}
+    return {ends: _edge(ends, of_edge, known) for ends, of_edge in by_ends.items()}
+
+
+def _edge(ends: tuple[str, str], rows: Sequence[Sequence[Any]], known: Mapping[int, SeriesOfMap]) -> answers.Edge:
+    series, first_s, last_s, calls, cut, unreached, received, sent, text = rows[0]
+    _, route, protocol, version, is_allowed, is_denied, is_observed = known[series]
+    allowed, denied, observed = is_allowed and calls, is_denied and calls, is_observed and calls
+    protocols, tls, routes = {protocol: calls}, {version: calls}, 1
+    texts = [text]
+    if len(rows) > 1:
+        seen = {route}
+        for row in islice(rows, 1, None):
+            series, row_first_s, row_last_s, more, row_cut, row_unreached, row_received, row_sent, text = row
+            _, route, protocol, version, is_allowed, is_denied, is_observed = known[series]
+            calls += more
+            if is_allowed:
+                allowed += more
+            elif is_denied:
+                denied += more
+            if is_observed:
+                observed += more
+            cut += row_cut
+            unreached += row_unreached
+            received += row_received
+            sent += row_sent
+            protocols[protocol] = protocols.get(protocol, 0) + more
+            tls[version] = tls.get(version, 0) + more
+            texts.append(text)
+            seen.add(route)
+            first_s = min(first_s, row_first_s)
+            last_s = max(last_s, row_last_s)
+        routes = len(seen)
+    p50_ms, p99_ms = latencies_ms(texts)
+    return {
+        "from": ends[0],
+        "to": ends[1],
+        "calls": calls,
+        "allowed": allowed,
+        "denied": denied,
+        "observed": observed,
+        "cut": cut,
+        "unreached": unreached,
+        "bytes_received": received,
+        "bytes_sent": sent,
+        "p50_ms": p50_ms,
+        "p99_ms": p99_ms,
+        "protocols": protocols,
+        "tls": tls,
+        "routes": routes,
+        "first_seen": _time(first_s),
+        "last_seen": _time(max(last_s, first_s)),
+    }
