@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import ipaddress
 import logging
 import os
@@ -54,6 +55,8 @@ _BACKLOG: Final = 512
 _LOOK_AT_WINDOWS_S: Final = 0.5
 #: for how long a thread that reads batches keeps another from answering a request (Python's own choice: 5 ms)
 _SWITCH_S: Final = 0.0005
+#: objects that are made, and not let go, before it is looked for circles among them (Python's own choice: 700)
+_MADE: Final = 20_000
 
 
 def run(settings: HubSettings) -> None:
@@ -120,6 +123,10 @@ async def _serve(settings: HubSettings, access: Access | None, store: Store) -> 
                     ssl_context=None if tls is None else tls.context,
                 )
                 await _start(site, settings)
+                # A map makes ten thousand objects, and none of them in a circle: the collector is not to look through
+                # all that the program has loaded in the middle of one.
+                gc.freeze()
+                gc.set_threshold(_MADE, *gc.get_threshold()[1:])
                 _log.info("serves %s", settings.url("http" if tls is None else "https", _port(runner)))
                 notify("READY=1")
                 await _until(stop, policies, events, following)
