@@ -314,25 +314,29 @@ class Flows:
         selects = []
         for number, part in enumerate(parts):
             values |= {f"from{number}": part.from_s, f"until{number}": part.until_s}
-            # One step alone is in the order of its series already.
-            alone = part.until_s - part.from_s == STEP_S.get(part.table)
-            of_span = f"time = :from{number}" if alone else f"time >= :from{number} AND time < :until{number}"
+            of_span = f"time = :from{number}" if part.once else f"time >= :from{number} AND time < :until{number}"
+            times = f"MIN({part.first}) AS first_s, MAX({part.last}) AS last_s"
+            end = f"GROUP BY series{group}"
+            if part.once:
+                times, end = f"{part.first} AS first_s, {part.last} AS last_s", ""
             selects.append(
-                f"""SELECT {step}series, MIN({part.first}) AS first_s, MAX({part.last}) AS last_s,
-                {self._sums(part, columns, as_text=as_text)} FROM {part.table}
-                WHERE {of_span} AND {COUNTED_PACKED if part.packed else COUNTED} {wanted}
-                GROUP BY series{group}"""  # noqa: S608
+                f"""SELECT {step}series, {times}, {self._sums(part, columns, as_text=as_text)} FROM {part.table}
+                WHERE {of_span} AND {COUNTED_PACKED if part.packed else COUNTED} {wanted} {end}"""  # noqa: S608
             )
         return selects, values
 
     def _sums(self, part: Part, columns: tuple[str, ...], *, as_text: bool) -> str:
         """Give what adds up the columns of a part, and beside them what is packed, or all durations where `as_text`."""
+
+        def summed(column: str) -> str:
+            return column if part.once else f"SUM({column})"
+
         text = _NOTHING_PACKED
         if part.packed:
             text = _PACKED
         elif as_text:
-            text = self._store.durations_text
-        sums = [f"{0 if part.packed and each in _IS_DURATION else f'SUM({each})'} AS {each}" for each in columns]
+            text = self._store.text_of([summed(each) for each in DURATIONS])
+        sums = [f"{0 if part.packed and each in _IS_DURATION else summed(each)} AS {each}" for each in columns]
         return ", ".join([*sums, f"{text} AS durations"])
 
 

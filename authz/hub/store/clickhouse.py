@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
-from authz.hub.columns import COLUMNS, DURATIONS
+from authz.hub.columns import COLUMNS
 from authz.hub.errors import StoreError
 from authz.hub.store.block import FLOW_COLUMNS, Block, Rows, blocks_of, flows_of, read_block, token_of
 from authz.hub.store.migration import Migration, Step, StepProgress, steps_from
@@ -58,7 +58,6 @@ _DURABLE: Final = (
 )
 _COUNTS: Final = ", ".join(f"{column} Int64" for column in COLUMNS)
 _SUMS: Final = ", ".join(f"sum({column}) AS {column}" for column in COLUMNS)
-_DURATIONS_TEXT: Final = f"arrayStringConcat([{', '.join(f'toString(SUM({column}))' for column in DURATIONS)}], ',')"
 _WORD: Final = "LowCardinality(String)"
 _WORD_OR_NOT: Final = "LowCardinality(Nullable(String))"
 #: how often it is looked for what is too old
@@ -293,10 +292,9 @@ class ClickHouseStore:
         except (DriverError, OSError, ValueError, KeyError) as error:
             raise StoreError(f"{_shown(self._url)}: {_why(error)}") from error
 
-    @property
-    def durations_text(self) -> str:
-        """What gives the sums of all DURATIONS of a group as one text."""
-        return _DURATIONS_TEXT
+    def text_of(self, numbers: Sequence[str]) -> str:
+        """Give, in SQL, one text of these numbers, with commas between them."""
+        return f"arrayStringConcat([{', '.join(f'toString({number})' for number in numbers)}], ',')"
 
     @property
     def retention(self) -> Retention:

@@ -78,11 +78,6 @@ _DAYS_EVERY_S: Final = 10.0
 _COUNTS: Final = ", ".join(f"{column} INTEGER NOT NULL" for column in COLUMNS)
 _NAMES: Final = ", ".join(COLUMNS)
 _ADDED: Final = ", ".join(f"{column} = {column} + excluded.{column}" for column in COLUMNS)
-#: One text is handed over in less time than 24 numbers.
-_DURATIONS_TEXT: Final = (
-    f"printf('{','.join(['%d'] * len(DURATIONS))}', {', '.join(f'SUM({column})' for column in DURATIONS)})"
-)
-
 #: the tables of version 1; what has changed since stands in :mod:`authz.hub.store.migrations`
 _SCHEMA: Final = (
     """CREATE TABLE batches (sidecar TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL,
@@ -257,10 +252,9 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}") from error
 
-    @property
-    def durations_text(self) -> str:
-        """What gives the sums of all DURATIONS of a group as one text."""
-        return _DURATIONS_TEXT
+    def text_of(self, numbers: Sequence[str]) -> str:
+        """Give, in SQL, one text of these numbers: it is handed over in less time than they are."""
+        return f"printf('{','.join(['%d'] * len(numbers))}', {', '.join(numbers)})"
 
     @property
     def retention(self) -> Retention:
@@ -270,7 +264,9 @@ class SqliteStore:
     def parts(self, from_s: int, until_s: int, now_s: int, coarsest_s: int, *, of_edge: bool = False) -> list[Part]:
         """Say where the flows of a span are: what has been added up, and the tail."""
         parts = [
-            replace(part, packed=True) if part.table == MINUTES else part
+            replace(part, packed=True)
+            if part.table == MINUTES
+            else replace(part, once=part.until_s - part.from_s == STEP_S[part.table])
             for part in cut(from_s, until_s, now_s, self._retention, coarsest_s)
         ]
         if coarsest_s == ANY_STEP_S and not of_edge:  # of an edge: an index of hours leads to them

@@ -65,7 +65,8 @@ class Part:
     """The flows of one table with `from_s <= time < until_s`.
 
     `table` may be any that SQL can select from; `first` and `last` are the columns that say when a flow was. `packed`:
-    it has no columns of DURATIONS, but one text, `durations` (:mod:`authz.hub.histogram_text`).
+    it has no columns of DURATIONS, but one text, `durations` (:mod:`authz.hub.histogram_text`). `once`: it is one step
+    of `table`, which has a series only once there: nothing need be added up.
     """
 
     table: str
@@ -74,6 +75,7 @@ class Part:
     first: str = "time"
     last: str = "time"
     packed: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +98,8 @@ class Store(Protocol):
     def rows(self, question: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Answer a question in SQL, with `:name` for its values; raises StoreError."""
 
-    @property
-    def durations_text(self) -> str:
-        """What gives, in SQL, the sums of all DURATIONS of a group as one text, with commas between them."""
+    def text_of(self, numbers: Sequence[str]) -> str:
+        """Give, in SQL, one text of these numbers, with commas between them."""
 
     @property
     def retention(self) -> Retention:

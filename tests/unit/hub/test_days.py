@@ -142,7 +142,7 @@ def test_an_hour_that_ends_while_a_question_is_asked_is_counted_once(store: Sqli
         """The store, to which hours are added between the plan of a question and the question."""
 
         retention = store.retention
-        durations_text = store.durations_text
+        text_of = store.text_of
         parts = store.parts
 
         def rows(self, question: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
