@@ -9,7 +9,6 @@ import itertools
 import json
 import re
 import socket
-import re
 import threading
 import time
 from pathlib import Path
