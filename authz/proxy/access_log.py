@@ -84,6 +84,7 @@ from authz.proxy.access_log_names import (
     RUNNING_LOG,
     SERIAL_TAG,
     UPGRADE_HEADER,
+    UPSTREAM_TLS_TAG,
     WORKLOAD_TAG,
 )
 from authz.proxy.addresses import UnixAddress
@@ -238,14 +239,18 @@ def _said_by_the_check(field: str, value: StringMatcher) -> AccessLogFilter:
     return AccessLogFilter(metadata_filter=MetadataFilter(matcher=matcher, match_if_key_not_found=False))
 
 
-def all_calls(spec: SidecarSpec) -> list[AccessLog]:
+def all_calls(spec: SidecarSpec, direction: Direction) -> list[AccessLog]:
     """Give the access log of a listener's calls, each when it ends, or none where nobody receives it.
 
-    By the decision's id, which the check has left in the metadata, each is joined with its decision.
+    By the decision's id, which the check has left in the metadata, each is joined with its decision. An entry itself
+    has the TLS of the connection that the call came by; that of the one it went on by is a tag.
     """
     if spec.access_log_socket is None:
         return []
-    config = HttpGrpcAccessLogConfig(common_config=_to_the_receiver(CALLS_LOG))
+    tags = []
+    if direction is Direction.OUTBOUND:
+        tags.append(CustomTag(tag=UPSTREAM_TLS_TAG, value="%UPSTREAM_TLS_VERSION% %UPSTREAM_TLS_CIPHER%"))
+    config = HttpGrpcAccessLogConfig(common_config=_to_the_receiver(CALLS_LOG, *tags))
     return [AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(config))]
 
 

@@ -24,6 +24,8 @@ DIRECTION_TAG: Final = "direction"
 WORKLOAD_TAG: Final = "workload"
 #: The serial number of the peer's certificate, in hexadecimal; missing where there is none.
 SERIAL_TAG: Final = "serial"
+#: Of an outbound call: version and cipher of the TLS connection that Envoy carried it over, with a space between.
+UPSTREAM_TLS_TAG: Final = "upstream_tls"
 #: The metadata of an outbound call that says when, by its own clock, the callee's sidecar received it, in microseconds.
 PEER_CLOCK: Final = "authz.peer_clock"
 RECEIVED_US: Final = "received_us"

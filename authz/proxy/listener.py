@@ -198,7 +198,7 @@ def _connection_manager(spec: SidecarSpec, direction: Direction, routes: RouteCo
         # The app's own `server` header is its own business, and ours is nobody's.
         server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         local_reply_config=cut_replies(),
-        access_log=[*cut_calls(spec, direction), *all_calls(spec)],
+        access_log=[*cut_calls(spec, direction), *all_calls(spec, direction)],
         access_log_options=while_they_run(spec),
         normalize_path=False,
         merge_slashes=False,

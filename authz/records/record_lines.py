@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import marshal
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from authz.instant import NS_PER_MS, NS_PER_S, rfc3339_from_ns
 from authz.records.errors import RecordError
 from authz.records.recorded_decision import DecisionKind, RecordedDecision
 
 if TYPE_CHECKING:
-    from authz.records.call_end import CallEnd
+    from authz.records.call_end import CallEnd, UpstreamTls
 
 #: pieces of lines that are kept, by their kinds: twice as many as one worker has
 _MOST_KINDS: Final = 4096
@@ -36,6 +36,10 @@ _BEFORE_CHECK_US: Final = (
 )
 _END: Final = ',"status":null,"bytes_received":null,"bytes_sent":null,"duration_ms":null,"cut":false}\n'
 _US_PER_MS: Final = 1000
+#: where these stand among the facts of a kind
+_INBOUND, _THIRD_PARTY, _TLS = 0, 14, slice(17, 19)
+#: a third party agrees on one, mostly
+_MOST_TLS: Final = 8
 _ALLOWING: Final = frozenset({"allowed", "observed"})
 
 
@@ -66,6 +70,8 @@ class RecordLines:
     def text(self, recorded: RecordedDecision, end: CallEnd | None = None) -> bytes:
         """Give the line of a decision, with what is known of its call's end; raises RecordError for what is none."""
         decision_id, time_ns, request_id, address, path, check_us, kind = recorded
+        if end is not None and end.tls is not None:
+            kind = self.encrypted(kind, end.tls)
         try:
             before_address, before_path, before_check_us = kind.pieces
             second, rest_ns = divmod(time_ns, NS_PER_S)
@@ -78,9 +84,27 @@ class RecordLines:
         except (ValueError, TypeError, AttributeError) as error:
             raise RecordError("a record cannot be read") from error
 
+    def encrypted(self, kind: DecisionKind, tls: UpstreamTls) -> DecisionKind:
+        """Give the kind of calls that went on to a third party by this TLS; the same where they did not go there."""
+        facts = kind.facts
+        if facts[_INBOUND] or facts[_THIRD_PARTY] is None or facts[_TLS][0] is not None:
+            return kind
+        known = kind.encrypted.get(tls)
+        if known is None:
+            if len(kind.encrypted) >= _MOST_TLS:
+                kind.encrypted.clear()
+            known = kind.encrypted[tls] = self._written((*facts[: _TLS.start], *tls, *facts[_TLS.stop :]))
+        return known
+
     def _kind(self, packed: bytes) -> DecisionKind:
+        kind = self._written(marshal.loads(packed))  # noqa: S302 its own program's bytes
+        if len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
+        self._kinds[packed] = kind
+        return kind
+
+    def _written(self, facts: Any) -> DecisionKind:
         """Write what all records of a kind have in common."""
-        facts = marshal.loads(packed)  # noqa: S302 its own program's bytes
         (
             inbound, _, caller, presenter, host, method,
             reason, policy, shadow, revision, valid_until_ns,
@@ -119,10 +143,7 @@ class RecordLines:
                 _quoted(peer_serial),
             ),
         )
-        if len(self._kinds) >= _MOST_KINDS:
-            self._kinds.clear()
-        kind = self._kinds[packed] = DecisionKind(facts, pieces, allows=reason in _ALLOWING)
-        return kind
+        return DecisionKind(facts, pieces, allows=reason in _ALLOWING)
 
     def _second(self, second: int) -> str:
         """Write an instant as far as its second, with the dot behind it."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from authz.records.call_end import UpstreamTls
     from authz.records.flow import FlowKey
 
 
 class DecisionKind:
     """What all decisions of a kind have in common; `facts` are those of a packed kind, in its order."""
 
-    __slots__ = ("allows", "facts", "kept_ns", "key", "pieces")
+    __slots__ = ("allows", "encrypted", "facts", "kept_ns", "key", "pieces")
 
     def __init__(self, facts: tuple[object, ...], pieces: tuple[str, str, str], *, allows: bool) -> None:
         self.facts = facts
@@ -23,6 +24,8 @@ class DecisionKind:
         self.allows = allows
         #: of its flow, once it was worked out; None also where it depends on the address too
         self.key: FlowKey | None = None
+        #: the same calls by what TLS they went on to a third party, as far as some did
+        self.encrypted: dict[UpstreamTls, DecisionKind] = {}
         #: when one of them was kept in full last
         self.kept_ns: int | None = None
 

@@ -327,6 +327,18 @@ class TestWhatMayBeReached:
         assert (call.address, call.sni) == (SITE, "api.acme.example")
         assert call.head.startswith("GET /items?x=1 HTTP/1.1\r\n")
 
+    def test_its_record_has_the_tls_of_the_connection_that_it_went_by(self, place: Place) -> None:
+        assert place.call("api.acme.example", "/items?x=2").status == 200
+        version, cipher = place.seen.get(timeout=CALL_PATIENCE_S).tls
+        assert version == "TLSv1.3"
+
+        def answered() -> list[dict[str, Any]]:
+            host = {"service": None, "third_party": "acme", "host": "api.acme.example"}
+            return [each for each in place.records() if each["destination"] == host and each["status"] == 200]
+
+        assert eventually(answered)
+        assert answered()[-1]["tls"] == {"version": "TLSv1_3", "cipher": cipher, "peer_serial": None}
+
     @pytest.mark.parametrize("host", ["API.Acme.Example", "api.acme.example.", "api.acme.example:80"])
     def test_another_spelling_of_the_host_leads_to_the_same_place(self, place: Place, host: str) -> None:
         assert place.call(host).status == 200

@@ -130,7 +130,7 @@ def test_the_fragments_are_what_the_program_writes() -> None:
     assert told["handshakes"] == as_json(log)
     (cuts,) = cut_calls(replace(spec, identity="spiffe://shop.example/ns/shop/sa/orders"), Direction.INBOUND)
     assert told["cuts"] == as_json(cuts)
-    (calls,) = all_calls(spec)
+    (calls,) = all_calls(spec, Direction.INBOUND)
     assert told["calls"] == as_json(calls)
     assert told["receiver"] == _without_modes(as_json(receiver))
     assert told["removal"] == as_json(hardening.removal_after_the_check())

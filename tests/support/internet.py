@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenCall:
-    """What a site got: at which address, for which name of TLS, and the head of the request."""
+    """What a site got: at which address, for which name of TLS, version and cipher, and the head of the request."""
 
     address: str
     sni: str | None
+    tls: tuple[str | None, str | None]
     head: str
 
 
@@ -81,7 +82,8 @@ class Internet:
                         return
                     data += more
                 head = data.partition(b"\r\n\r\n")[0].decode("latin-1")
-                self._seen.put(SeenCall(address=address, sni=names[-1] if names else None, head=head))
+                tls = encrypted.version(), (encrypted.cipher() or (None,))[0]
+                self._seen.put(SeenCall(address=address, sni=names[-1] if names else None, tls=tls, head=head))
                 encrypted.sendall(_answer(head))
                 if "/stay" in head.partition("\r\n")[0]:
                     encrypted.recv(1)

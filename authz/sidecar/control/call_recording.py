@@ -140,7 +140,8 @@ class Shipping:
         # A clock that was set back counts in the interval that has begun, as what leaves the ring goes by those.
         held.time_ns = max(recorded.time_ns, begun[-1][0])
         self._done[ring] = position
-        key = held.key = self.flows.key(kind, recorded.address)
+        counted = kind if end is None or end.tls is None else lines.encrypted(kind, end.tls)
+        key = held.key = self.flows.key(counted, recorded.address)
         self.flows.decided(key, held.time_ns, recorded.check_us)
         if end is not None:
             self.flows.ended(key, _not_before(end, held.time_ns))

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.message import DecodeError
 
 from authz.instant import NS_PER_S
-from authz.proxy.access_log_names import PEER_CLOCK
+from authz.proxy.access_log_names import PEER_CLOCK, SERVICE_CLUSTER_PREFIX, UPSTREAM_TLS_TAG
 from authz.proxy.header_names import EXT_AUTHZ
-from authz.records.call_end import CallEnd, RunningBytes
+from authz.records.call_end import CallEnd, RunningBytes, UpstreamTls
 from authz.records.decision_record import MAX_DURATION_US, MAX_STATUS
 from authz.records.json_fields import MAX_COUNT
 from authz.sidecar.control.field_table import FieldTable, message_classes
@@ -45,8 +45,10 @@ FIELDS: Final[FieldTable] = {
         ("response_flags", 16, "bytes"),
         ("metadata", 17, "Metadata"),
         ("duration", 23, "Timestamp"),
+        ("custom_tags", 22, "CustomTagsEntry[]"),
         ("access_log_type", 33, "int32"),
     ),
+    "CustomTagsEntry": (("key", 1, "bytes"), ("value", 2, "bytes")),
     "Timestamp": (("seconds", 1, "int64"), ("nanos", 2, "int32")),
     "Metadata": (("filter_metadata", 1, "FilterMetadataEntry[]"),),
     "FilterMetadataEntry": (("key", 1, "bytes"), ("value", 2, "Struct")),
@@ -65,6 +67,11 @@ _DECISION_ID: Final = re.compile(rb"[0-9a-f]{32}")
 _DECISION_ID_FIELD: Final = b"decision_id"
 _EXT_AUTHZ: Final = EXT_AUTHZ.encode()
 _PEER_CLOCK: Final = PEER_CLOCK.encode()
+_UPSTREAM_TLS: Final = UPSTREAM_TLS_TAG.encode()
+_SERVICE: Final = SERVICE_CLUSTER_PREFIX.encode()
+#: how Envoy writes what is known of the connection: `TLSv1.3 TLS_AES_256_GCM_SHA384`, `- -` where there was none
+_TLS: Final = re.compile(rb"(TLSv1(?:\.[1-3])?) ([A-Za-z0-9_-]{1,64})")
+_VERSIONS: Final = {b"TLSv1": "TLSv1_0", b"TLSv1.1": "TLSv1_1", b"TLSv1.2": "TLSv1_2", b"TLSv1.3": "TLSv1_3"}
 #: envoy.data.accesslog.v3.AccessLogType; 0 is said by versions that know no others
 _NOT_SET, _PERIODIC, _END = 0, 5, 6
 #: what ends a call whose destination has answered it
@@ -74,6 +81,8 @@ _VIA_UPSTREAM: Final = b"via_upstream"
 UNREACHED_FLAGS: Final = frozenset({2, 6, 8, 9, 25, 27})
 #: flags are a message of a few varints: the same few bytes each time
 _MOST_FLAGS: Final = 256
+#: versions and ciphers that a connection may have
+_MOST_TLS: Final = 256
 
 #: entries that wait to be joined: two seconds of the most that a workload's sidecar decides
 MOST_HEARD: Final = 50_000
@@ -87,6 +96,7 @@ class EndedCalls:
 
     def __init__(self) -> None:
         self._flags: dict[bytes, bool] = {b"": False}
+        self._known_tls: dict[bytes, UpstreamTls | None] = {b"": None}
         #: what calls to other Services show of their clocks
         self.clocks = PeerClocks()
         #: messages that were none, and entries without a decision's id
@@ -139,6 +149,7 @@ class EndedCalls:
                     sent_bytes,
                     unreached,
                     bool(flags) or response.response_code_details != _VIA_UPSTREAM,
+                    self._tls(common),
                 ),
             )
 
@@ -150,6 +161,19 @@ class EndedCalls:
                         decision_id: bytes = field.value.string_value
                         return decision_id if _DECISION_ID.fullmatch(decision_id) is not None else None
         return None
+
+    def _tls(self, common: Any) -> UpstreamTls | None:
+        """Give the TLS of the connection to a third party; a Service's own sidecar tells of that to a Service."""
+        if common.upstream_cluster.startswith(_SERVICE):
+            return None
+        said = next((each.value for each in common.custom_tags if each.key == _UPSTREAM_TLS), b"")
+        if said not in self._known_tls:
+            if len(self._known_tls) >= _MOST_TLS:
+                self._known_tls.clear()
+            found = _TLS.fullmatch(said)
+            version = None if found is None else _VERSIONS.get(found[1])
+            self._known_tls[said] = None if found is None or version is None else (version, found[2].decode("ascii"))
+        return self._known_tls[said]
 
     def _saw_clock(self, cluster: bytes, common: Any, said: Any, at_ns: int) -> bool:
         """Take what a call shows of the other sidecar's clock; gives whether there is no need to look at more."""

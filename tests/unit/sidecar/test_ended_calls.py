@@ -26,6 +26,7 @@ def message(
     kind: str = "DownstreamEnd",
     cluster: str = "service_catalog",
     received_us: Any = None,
+    tls: str | None = None,
     many: int = 1,
     **response: Any,
 ) -> bytes:
@@ -40,6 +41,7 @@ def message(
             "time_to_first_upstream_tx_byte": "0.001s",
             "time_to_first_upstream_rx_byte": "0.005s",
             "upstream_cluster": cluster,
+            "custom_tags": {} if tls is None else {"upstream_tls": tls},
             "response_flags": flags or {},
             "metadata": {
                 "filter_metadata": {
@@ -175,12 +177,36 @@ def test_beyond_so_many_entries_that_wait_messages_are_dropped_and_counted(
     assert len(list(heard.take())) == 1
 
 
+@pytest.mark.parametrize(
+    ("cluster", "said", "tls"),
+    [
+        ("third_party_acme_api", "TLSv1.3 TLS_AES_256_GCM_SHA384", ("TLSv1_3", "TLS_AES_256_GCM_SHA384")),
+        ("third_party_acme_api", "TLSv1.2 ECDHE-RSA-AES128-GCM-SHA256", ("TLSv1_2", "ECDHE-RSA-AES128-GCM-SHA256")),
+        ("third_party_acme_api", "- -", None),
+        ("third_party_acme_api", None, None),
+        ("third_party_acme_api", "TLSv9 X", None),
+        ("third_party_acme_api", "TLSv1.3 " + "A" * 65, None),
+        # The callee's own sidecar tells of it.
+        ("service_catalog", "TLSv1.3 TLS_AES_256_GCM_SHA384", None),
+    ],
+)
+def test_an_end_has_the_tls_by_which_its_call_went_on_to_a_third_party(
+    cluster: str, said: str | None, tls: tuple[str, str] | None
+) -> None:
+    calls = EndedCalls()
+    for _ in range(2):
+        ((_, end),) = calls.read(message(cluster=cluster, tls=said))
+        assert isinstance(end, CallEnd)
+        assert end.tls == tls
+
+
 def test_the_messages_are_envoys_own() -> None:
     envoys = {
         "StreamAccessLogsMessage": als_pb2.StreamAccessLogsMessage,
         "HTTPAccessLogEntries": als_pb2.StreamAccessLogsMessage.HTTPAccessLogEntries,
         "HTTPAccessLogEntry": accesslog_pb2.HTTPAccessLogEntry,
         "AccessLogCommon": accesslog_pb2.AccessLogCommon,
+        "CustomTagsEntry": accesslog_pb2.AccessLogCommon.CustomTagsEntry,
         "Timestamp": duration_pb2.Duration,
         "Metadata": base_pb2.Metadata,
         "FilterMetadataEntry": base_pb2.Metadata.FilterMetadataEntry,

@@ -75,12 +75,12 @@ function added(sum, edge) {
 
 export const isTls = (version) => /^TLS/iu.test(version);
 
-// What stands for a version where the record has none. It tells of the connection that the sidecar accepted: a call that
-// goes out comes from the app beside it, and is encrypted behind the record, where it is sent at all.
+// What stands for a version where the record has none: the call was not sent, or it is one to a third party of whose
+// connection Envoy has not told in time.
 export function withoutVersion(edge, kind) {
-  if (kind === "third_party") return edge.allowed > edge.unreached ? "TLS from the caller's Envoy on" : "not sent";
   const without = Object.entries(edge.tls ?? {}).reduce((sum, [version, calls]) => sum + (isTls(version) ? 0 : calls), 0);
-  return without <= edge.denied + edge.unreached ? "not sent" : "no TLS recorded";
+  if (without <= edge.denied + edge.unreached) return "not sent";
+  return kind === "third_party" ? "TLS from the caller's Envoy on" : "no TLS recorded";
 }
 
 // How many calls certainly went to a Service without TLS. What was refused at the caller, or never arrived, has no TLS
