@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from authz.errors import AuthzError
 from authz.hub.density import density
 from authz.hub.errors import UnknownError
-from authz.hub.query import Flows, Span
+from authz.hub.map_comparison import compare
+from authz.hub.query import Flows
 from authz.hub.records_query import Records, time_of_ms
+from authz.hub.span import Span
 from authz.hub.store.store import SIDECAR_COLUMNS
 from authz.hub.windows_query import WindowsQuery
 from authz.insight.window_report import window_reports
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from authz.policy.schema import Guardrail
 
 _SIDECARS: Final = f"SELECT {', '.join(SIDECAR_COLUMNS)} FROM sidecars ORDER BY sidecar"  # noqa: S608 our own names
-#: A change of less than a quarter is called none: two hours never have the same number of calls.
-_GROWN: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Answering:
         if values["compare"] is not None:
             ended_ns = values["compare"]
             before = flows.edges(Span.around(ended_ns - (until_ns - since_ns), ended_ns), now_s, values["service"])
-            _compare(edges, before)
+            compare(edges, before)
         ordered = sorted(edges.values(), key=lambda each: (-each["calls"], each["from"], each["to"]))
         return {"since": _time(span.from_s), "until": _time(span.until_s), "edges": ordered}
 
@@ -315,34 +315,6 @@ def _ends(values: Mapping[str, Any], now_ns: int) -> tuple[int, int]:
     """Give the ends of the span that the parameters say: one that would begin after now is empty."""
     until_ns: int = now_ns if values["until"] is None else values["until"]
     return min(values["since"], until_ns), until_ns
-
-
-def _compare(edges: dict[tuple[str, str], answers.Edge], before: Mapping[tuple[str, str], answers.Edge]) -> None:
-    """Say of each edge what it was before; those that have gone come with no calls."""
-    gone = before.keys() - edges.keys()
-    for ends in gone:
-        edges[ends] = {
-            **before[ends],
-            "calls": 0, "allowed": 0, "denied": 0, "observed": 0, "cut": 0, "unreached": 0,
-            "bytes_received": 0, "bytes_sent": 0, "p50_ms": None, "p99_ms": None,
-            "protocols": {}, "tls": {}, "routes": 0,
-        }  # fmt: skip
-    for ends, edge in edges.items():
-        compared = before.get(ends)
-        calls, denied = (0, 0) if compared is None else (compared["calls"], compared["denied"])
-        # Where no call began, one that began before may still have run.
-        change = _change(max(calls, int(compared is not None)), max(edge["calls"], int(ends not in gone)))
-        edge["compared"] = {"calls": calls, "denied": denied, "change": change}
-
-
-def _change(before: int, calls: int) -> Any:
-    if not before:
-        return "new"
-    if not calls:
-        return "gone"
-    if calls > before * _GROWN:
-        return "grown"
-    return "shrunk" if calls * _GROWN < before else "same"
 
 
 def _service(name: str, kind: Any, first_s: int | None, last_s: int | None) -> answers.Service:

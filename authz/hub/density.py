@@ -12,7 +12,7 @@ from authz.instant import NS_PER_S, rfc3339_from_ns
 
 if TYPE_CHECKING:
     from authz.hub import answers
-    from authz.hub.query import Span
+    from authz.hub.span import Span
     from authz.hub.store.store import Store
 
 _HOUR_S: Final = STEP_S[HOURS]

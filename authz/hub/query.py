@@ -6,19 +6,18 @@ the span: whole hours are read as such (:mod:`authz.hub.store.spans`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import add
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from authz.hub.columns import COUNTED, COUNTED_PACKED, DURATIONS, STATUSES
+from authz.hub.edge_detail import EDGE_ROW, EdgeRow, edge_detail, point
 from authz.hub.edges import SUMMED_ON_MAP, edges_of
 from authz.hub.histogram_text import counts_of
-from authz.hub.known_series import NONE, KnownSeries
-from authz.hub.latency import quantiles_ms
+from authz.hub.known_series import KnownSeries
+from authz.hub.span import Span
 from authz.hub.store.spans import finest_step_s
 from authz.hub.store.store import ANY_STEP_S, HOURS, STEP_S
-from authz.instant import NS_PER_S, rfc3339_from_s
-from authz.records.flow import INTERVAL_S
+from authz.instant import rfc3339_from_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +40,6 @@ _NUMBERS: Final = ", ".join(
         *(f"SUM(f.{column})" for column in (*STATUSES, *DURATIONS)),
     )
 )
-_NUMBERS_COUNT: Final = 8
 _IS_DURATION: Final = frozenset(DURATIONS)
 #: packed latency histograms are added up as text; only SQLite has some
 _PACKED, _PACKED_OF_SERIES, _NOTHING_PACKED = "group_concat(durations, '')", "group_concat(f.durations, '')", "''"
@@ -49,50 +47,9 @@ _PACKED, _PACKED_OF_SERIES, _NOTHING_PACKED = "group_concat(durations, '')", "gr
 _LAST_OF_SERIES: Final = """CASE WHEN s.last_s IS NOT NULL AND s.last_s < :until AND s.last_s > f.last_s
     THEN s.last_s ELSE f.last_s END"""
 _LAST: Final = f"MAX({_LAST_OF_SERIES})"
-_STATUS_NAMES: Final = ("none", "2xx", "3xx", "4xx", "5xx")
 #: a history has so many points where no step is given
 _POINTS: Final = 300
 _STEPS_S: Final = (10, 30, 60, 300, 900, 3600, 6 * 3600, 86_400)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """`from_s <= time < until_s`, in whole intervals of flows."""
-
-    from_s: int
-    until_s: int
-
-    @classmethod
-    def around(cls, since_ns: int, until_ns: int) -> Span:
-        """Give the intervals that a span touches: its beginning is moved down, its end up."""
-        begin, end = since_ns // NS_PER_S, -(-until_ns // NS_PER_S)
-        begin -= begin % INTERVAL_S
-        return cls(from_s=begin, until_s=begin if until_ns <= since_ns else end + -end % INTERVAL_S)
-
-
-class _EdgeRow(NamedTuple):
-    """What an edge has of one kind of calls; `numbers` are those of a series, in its order."""
-
-    method: str
-    route: str | None
-    policy: str | None
-    reason: str
-    protocol: str | None
-    version: str | None
-    cipher: str | None
-    sidecar: str
-    identity: str | None
-    first_s: int
-    last_s: int
-    numbers: tuple[int, ...]
-
-    @property
-    def calls(self) -> int:
-        """How many calls these were."""
-        return self.numbers[0]
-
-
-_EDGE_ROW: Final = 11
 
 
 class Flows:
@@ -132,46 +89,10 @@ class Flows:
             GROUP BY s.method, s.route, s.policy, s.reason, s.protocol, s.tls_version, s.tls_cipher, s.sidecar,
             s.identity"""  # noqa: S608
         found = self._store.rows(question, values) if flows else []
-        rows = [_EdgeRow._make((*row[:_EDGE_ROW], _unpacked(row[_EDGE_ROW:]))) for row in found]
+        rows = [EdgeRow._make((*row[:EDGE_ROW], _unpacked(row[EDGE_ROW:]))) for row in found]
         if first_seen is None and not rows:
             return None
-        routes: dict[tuple[str, str | None], list[_EdgeRow]] = {}
-        protocols: dict[str, int] = {}
-        tls: dict[str, int] = {}
-        ciphers: dict[str, int] = {}
-        reasons: dict[str, int] = {}
-        sidecars: dict[str, int] = {}
-        for row in rows:
-            routes.setdefault((row.method, row.route), []).append(row)
-            _add(protocols, row.protocol, row.calls)
-            _add(tls, row.version, row.calls)
-            _add(ciphers, row.cipher, row.calls)
-            _add(reasons, row.reason, row.calls)
-            _add(sidecars, row.sidecar, row.calls)
-        total = _totals(rows)
-        ordered = sorted(
-            (_route(method, route, of_route) for (method, route), of_route in routes.items()),
-            key=lambda each: (-each["calls"], each["method"], each["route"] or ""),
-        )
-        return {
-            "from": source,
-            "to": target,
-            "since": rfc3339_from_s(span.from_s),
-            "until": rfc3339_from_s(span.until_s),
-            **_numbers(
-                min((row.first_s for row in rows), default=first_seen),
-                max((row.last_s for row in rows), default=last_seen),
-                total,
-            ),
-            "protocols": protocols,
-            "tls": tls,
-            "ciphers": ciphers,
-            "routes": ordered,
-            "identities": sorted({row.identity for row in rows if row.identity is not None}),
-            "reasons": reasons,
-            "statuses": _statuses(total),
-            "sidecars": sidecars,
-        }
+        return edge_detail(source, target, span, rows, (first_seen, last_seen))
 
     def history(
         self, span: Span, now_s: int, source: str, target: str, step_s: int | None
@@ -190,7 +111,7 @@ class Flows:
             return step, []
         question = f"""{flows} SELECT f.step, {numbers} FROM f JOIN series AS s ON s.id = f.series
             GROUP BY f.step ORDER BY f.step"""  # noqa: S608
-        return step, [_point(start_s, _unpacked(row)) for start_s, *row in self._store.rows(question, values)]
+        return step, [point(start_s, _unpacked(row)) for start_s, *row in self._store.rows(question, values)]
 
     def is_edge(self, source: str, target: str) -> bool:
         """Whether a call from one to the other was ever counted."""
@@ -353,70 +274,3 @@ def default_step_s(span: Span) -> int:
     """Give the step of a history that has about as many points as can be shown."""
     length = span.until_s - span.from_s
     return next((step for step in _STEPS_S if length <= step * _POINTS), _STEPS_S[-1])
-
-
-def _numbers(first_s: int | None, last_s: int | None, numbers: Sequence[int]) -> answers.Numbers:
-    calls, allowed, denied, observed, cut, unreached, received, sent = numbers[:_NUMBERS_COUNT]
-    p50_ms, p99_ms = quantiles_ms(numbers[-len(DURATIONS) :], (0.5, 0.99))
-    return {
-        "calls": calls,
-        "allowed": allowed,
-        "denied": denied,
-        "observed": observed,
-        "cut": cut,
-        "unreached": unreached,
-        "bytes_received": received,
-        "bytes_sent": sent,
-        "p50_ms": p50_ms,
-        "p99_ms": p99_ms,
-        "first_seen": None if first_s is None else rfc3339_from_s(first_s),
-        "last_seen": None if last_s is None else rfc3339_from_s(max(last_s, first_s or last_s)),
-    }
-
-
-def _route(method: str, route: str | None, rows: Sequence[_EdgeRow]) -> answers.Route:
-    total = _totals(rows)
-    policies: dict[str, int] = {}
-    reasons: dict[str, int] = {}
-    for row in rows:
-        if row.policy is not None:
-            _add(policies, row.policy, row.calls)
-        _add(reasons, row.reason, row.calls)
-    return {
-        "method": method,
-        "route": route,
-        **_numbers(min(row.first_s for row in rows), max(row.last_s for row in rows), total),
-        "policy": max(policies, key=lambda name: (policies[name], name)) if policies else None,
-        "policies": policies,
-        "reasons": reasons,
-        "statuses": _statuses(total),
-    }
-
-
-def _totals(rows: Sequence[_EdgeRow]) -> list[int]:
-    none = (0,) * (_NUMBERS_COUNT + len(STATUSES) + len(DURATIONS))
-    return [sum(column) for column in zip(none, *(row.numbers for row in rows), strict=True)]
-
-
-def _statuses(total: Sequence[int]) -> dict[str, int]:
-    counts = total[_NUMBERS_COUNT : _NUMBERS_COUNT + len(STATUSES)]
-    return {name: count for name, count in zip(_STATUS_NAMES, counts, strict=True) if count}
-
-
-def _point(start_s: int, numbers: Sequence[int]) -> answers.Point:
-    calls, allowed, denied, _, _, _, received, sent = numbers[:_NUMBERS_COUNT]
-    p50_ms, p99_ms = quantiles_ms(numbers[-len(DURATIONS) :], (0.5, 0.99))
-    return {
-        "time": rfc3339_from_s(start_s),
-        "calls": calls,
-        "allowed": allowed,
-        "denied": denied,
-        "bytes_received": received,
-        "bytes_sent": sent,
-        "p50_ms": p50_ms,
-        "p99_ms": p99_ms,
-    }
-
-
-def _add(counts: dict[str, int], name: str | None, calls: int) -> None:
-    counts[name or NONE] = counts.get(name or NONE, 0) + calls

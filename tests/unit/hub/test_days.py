@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from authz.hub.known_series import KnownSeries
-from authz.hub.query import Flows, Span
+from authz.hub.query import Flows
+from authz.hub.span import Span
 from authz.hub.store.days_table import DAY_S
 from authz.hub.store.sqlite import SqliteStore
 from authz.hub.store.store import ANY_STEP_S, HOURS, Part, Retention

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from authz.hub.density import density
-from authz.hub.query import Span
+from authz.hub.span import Span
 from tests.support.hub_process import flow
 from tests.unit.hub.test_stores import DAY_S, NOON_S, arrival, at, calls, store, tidied
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from authz.hub.known_series import KnownSeries
-from authz.hub.query import Flows, Span
+from authz.hub.query import Flows
+from authz.hub.span import Span
 from authz.hub.store.sqlite import SqliteStore
 from authz.hub.store.store import Retention
 from tests.support.hub_process import flow

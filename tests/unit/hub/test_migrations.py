@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from authz.hub.errors import StoreError
-from authz.hub.query import Flows, Span
+from authz.hub.query import Flows
 from authz.hub.records_query import Records
+from authz.hub.span import Span
 from authz.hub.store.migration import TELL_EVERY_S, Migration, StepProgress, steps_from
 from authz.hub.store.migrations import MIGRATIONS
 from authz.hub.store.pending_table import PENDING_TABLE

@@ -16,7 +16,8 @@ import pytest
 from authz.hub.columns import COLUMNS, DURATIONS, MAX_NUMBER
 from authz.hub.histogram_text import counts_of
 from authz.hub.latency import quantiles_ms
-from authz.hub.query import Flows, Span
+from authz.hub.query import Flows
+from authz.hub.span import Span
 from authz.hub.store.migrations import MIGRATIONS
 from authz.hub.store.minutes_table import MINUTES_TABLE
 from authz.hub.store.sqlite import SqliteStore

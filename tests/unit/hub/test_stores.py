@@ -10,8 +10,9 @@ import pytest
 
 from authz.hub.arrival import Arrival, ArrivalReader
 from authz.hub.errors import StoreError
-from authz.hub.query import Flows, Span
+from authz.hub.query import Flows
 from authz.hub.records_query import Cursor, Records
+from authz.hub.span import Span
 from authz.hub.store.sqlite import SqliteStore
 from authz.hub.store.store import Retention, Store
 from authz.instant import NS_PER_S, rfc3339_from_ns
