@@ -1,8 +1,8 @@
 """A client of any SPIFFE Workload API: streams of X.509-SVIDs with bundles, and of JWT bundles.
 
 It connects, judges what comes (`received`), and tells three things apart: a message that holds, a source that cannot
-be reached or refuses for now (tried again, ever later), and one that never will answer such a call (given up). What
-became of earlier messages is for who is told.
+be reached or refuses for now (tried again, ever later, or as soon as the same source begins to answer another
+stream), and one that never will answer such a call (given up). What became of earlier messages is for who is told.
 
 https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Workload_API.md
 """
@@ -10,6 +10,7 @@ https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Workload_API.md
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
@@ -72,6 +73,7 @@ class WorkloadApiClient:
         self._endpoint = endpoint
         self._target = grpc_target(endpoint)
         self._chance = chance
+        self._waiting: set[asyncio.Event] = set()
 
     async def follow_x509(self, follower: Follower[ReceivedX509]) -> None:
         """Tell a follower of the X.509-SVIDs and bundles until cancelled; raises WorkloadApiError where given up."""
@@ -87,7 +89,7 @@ class WorkloadApiClient:
         read: Callable[[_Response], _Value],
         follower: Follower[_Value],
     ) -> None:
-        stream = _Stream(self._target, method, read, follower)
+        stream = _Stream(self._target, method, read, follower, self._ask_again)
         failures = 0
         while True:
             say, why = follower.faulty, "the stream has ended"
@@ -104,11 +106,27 @@ class WorkloadApiClient:
                 why = f"no answer within {FIRST_ANSWER_S:.0f} s"
             say(f"{self._endpoint}: {why}")
             failures = 0 if stream.has_answered else failures + 1
-            await asyncio.sleep(self._pause_s(failures))
+            await self._pause(failures)
 
-    def _pause_s(self, failures: int) -> float:
+    async def _pause(self, failures: int) -> None:
         pause_s: float = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures, 16))
-        return pause_s * (1 + _SPREAD * self._chance())
+        pause_s *= 1 + _SPREAD * self._chance()
+        if not failures:
+            # What has just answered is not asked sooner: two streams that answer and end would not let each other rest.
+            await asyncio.sleep(pause_s)
+            return
+        answered = asyncio.Event()
+        self._waiting.add(answered)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(answered.wait(), pause_s)
+        finally:
+            self._waiting.discard(answered)
+
+    def _ask_again(self) -> None:
+        """Have the streams that failed asked again now: their source answers."""
+        for answered in self._waiting:
+            answered.set()
 
 
 class _Stream(Generic[_Response, _Value]):
@@ -120,6 +138,7 @@ class _Stream(Generic[_Response, _Value]):
         method: Method[_Request, _Response],
         read: Callable[[_Response], _Value],
         follower: Follower[_Value],
+        answers: Callable[[], None],
     ) -> None:
         self._target = target
         self._path = method.path
@@ -127,6 +146,7 @@ class _Stream(Generic[_Response, _Value]):
         self._response: type[_Response] = method.response
         self._read = read
         self._follower = follower
+        self._answers = answers
         self.has_answered = False
 
     async def follow(self) -> None:
@@ -159,7 +179,9 @@ class _Stream(Generic[_Response, _Value]):
         except InvalidMessageError as error:
             self._follower.faulty(str(error))
             return
-        self.has_answered = True
+        if not self.has_answered:
+            self.has_answered = True
+            self._answers()
         self._follower.received(value)
 
 

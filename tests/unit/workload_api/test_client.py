@@ -182,3 +182,43 @@ def test_a_socket_that_nobody_listens_on_is_a_fault_until_somebody_does(tmp_path
         assert "UNAVAILABLE" in str(told.said[0][1])
 
     asyncio.run(run())
+
+
+def test_a_stream_that_waits_is_asked_again_as_soon_as_another_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("authz.workload_api.client.FIRST_PAUSE_S", 3600.0)
+    monkeypatch.setattr("authz.workload_api.client.LONGEST_PAUSE_S", 3600.0)
+    bundles = JWTBundlesResponse(bundles={"spiffe://shop.example": b'{"keys": []}'}).SerializeToString()
+
+    async def run() -> None:
+        scripts = {
+            "FetchX509SVID": Script([([good()], "stay")]),
+            "FetchJWTBundles": Script([([], grpc.StatusCode.UNAVAILABLE), ([bundles], "stay")]),
+        }
+        server = grpc.aio.server()
+        handlers = {name: grpc.unary_stream_rpc_method_handler(script.answer) for name, script in scripts.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        server.add_insecure_port(f"unix:{tmp_path}/s")
+        await server.start()
+        client = WorkloadApiClient(f"unix://{tmp_path}/s", chance=lambda: 0.0)
+        failed, answered = Told(bool), Told(lambda said: said[-1][0] == "received")
+
+        class Both(Told):
+            def _take(self, kind: str, what: object) -> None:
+                failed._take(kind, what)
+                answered._take(kind, what)
+
+        followings = [asyncio.ensure_future(client.follow_jwt_bundles(Both(bool)))]
+        try:
+            await asyncio.wait_for(failed.done.wait(), PATIENCE_S)
+            followings.append(asyncio.ensure_future(client.follow_x509(Told(bool))))
+            await asyncio.wait_for(answered.done.wait(), PATIENCE_S)
+            assert answered.kinds == ["faulty", "received"]
+        finally:
+            for following in followings:
+                following.cancel()
+            await asyncio.gather(*followings, return_exceptions=True)
+            await server.stop(None)
+
+    asyncio.run(run())
