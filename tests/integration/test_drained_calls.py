@@ -278,13 +278,14 @@ def test_a_download_from_a_third_party_ends_when_it_is_decommissioned(tmp_path: 
         streams = [LongStream(kind, runs[kind]) for kind in DRAINED_KINDS]
         for stream in streams:
             assert stream.begun.wait(PATIENCE_S), stream.name
+        assert eventually(lambda: len(records_since(mesh, begun_s)) >= len(DRAINED_KINDS))
         replace_file(mesh, "set.yaml", SET + PARTNER.format(closes="2026-01-02T00:00:00Z"))
         ends = ends_of(streams)
 
         def cuts() -> list[dict[str, Any]]:
             return [one for one in records_since(mesh, begun_s) if one["cut"]]
 
-        assert eventually(lambda: len(cuts()) == len(DRAINED_KINDS), PATIENCE_S), cuts()
+        assert eventually(lambda: len(cuts()) == len(DRAINED_KINDS)), [(one["path"], one["reason"]) for one in cuts()]
         for one in cuts():
             assert (one["direction"], one["reason"]) == ("outbound", "decommissioned")
             assert one["destination"]["third_party"] == "acme"

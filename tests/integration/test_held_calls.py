@@ -188,11 +188,7 @@ def test_without_the_hold_what_it_held_ends_and_short_calls_go_on(
 
     assert eventually(lambda: reasons() == {"internal_error"}, PATIENCE_S), reasons()
 
-    def is_held_again() -> bool:
-        answer = request(service_of(mesh), "GET", "/x", "catalog", (("accept", "text/event-stream"),))
-        return answer.status == 200
-
-    assert eventually(is_held_again, PATIENCE_S)
+    assert eventually(lambda: is_held(mesh), PATIENCE_S)
     (again,) = opened(mesh, HELD_KINDS[:1])
     remove_policy(mesh)
     assert ends_of([again])
@@ -203,6 +199,12 @@ def service_of(mesh: LocalMesh) -> str:
     return outbound
 
 
+def is_held(mesh: LocalMesh) -> bool:
+    """Whether a long call is let through: there is a hold for it."""
+    answer = request(service_of(mesh), "GET", "/x", "catalog", (("accept", "text/event-stream"),))
+    return answer.status == 200
+
+
 def test_a_long_call_that_cannot_be_held_is_refused(mesh: LocalMesh) -> None:
     allow_for_an_hour(mesh)
     service = mesh.service("orders")
@@ -211,6 +213,7 @@ def test_a_long_call_that_cannot_be_held_is_refused(mesh: LocalMesh) -> None:
     answer = request(service["outbound"], "GET", "/x", "catalog", (("accept", "text/event-stream"),))
     os.kill(hold, signal.SIGKILL)
     assert (answer.status, answer.reason) == (503, "internal_error")
+    assert eventually(lambda: is_held(mesh), PATIENCE_S)
 
 
 def test_nobody_but_the_check_has_a_call_held(mesh: LocalMesh) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from authz.policy_folder import load_policy_folder
 from tests.support.conditions import eventually
 from tests.support.long_streams import Ended, LongStream, every_long_stream, path_of
 
@@ -71,16 +72,18 @@ def closing(at: datetime) -> str:
 
 
 def put(mesh: LocalMesh, text: str, *, file: str = "timed.yaml") -> None:
-    """Put a policy in place that is another one, and wait until every sidecar decides by it."""
-    before = {service["name"]: service["policy"]["revision"] for service in mesh.status()["services"]}
+    """Put a policy in place, and wait until every sidecar decides by the folder as it is then."""
     draft = mesh.policies / f".{file}"
     draft.write_text(text)
     draft.replace(mesh.policies / file)
 
-    def all_changed() -> bool:
-        return all(one["policy"]["revision"] != before[one["name"]] for one in mesh.status()["services"])
+    # Not just "by another revision": an edit before this one may come into force only now.
+    revision = load_policy_folder(str(mesh.policies)).revision
 
-    assert eventually(all_changed)
+    def in_force() -> bool:
+        return all(one["policy"]["revision"] == revision for one in mesh.status()["services"])
+
+    assert eventually(in_force)
 
 
 def close_on_every_stream(mesh: LocalMesh) -> Close:
