@@ -19,6 +19,7 @@ import pytest
 
 from authz.identity.authority import Authority
 from authz.identity.spiffe_id import SpiffeId, TrustDomain
+from authz.policy_folder import load_policy_folder
 from authz.sidecar.control.call_recording import JOINED_WITHIN_S
 from tests.support.conditions import eventually
 from tests.support.local_mesh import (
@@ -116,8 +117,7 @@ def wall(instant: datetime) -> str:
 
 
 def edit(mesh: LocalMesh, name: str, text: str | None) -> None:
-    """Put a file into the policy folder (None: take it out), and wait until no sidecar decides by the old set."""
-    before = {service["name"]: service["policy"]["revision"] for service in mesh.status()["services"]}
+    """Put a file into the policy folder (None: take it out), and wait until every sidecar decides by the folder."""
     path = mesh.policies / name
     if text is None:
         path.unlink()
@@ -126,11 +126,13 @@ def edit(mesh: LocalMesh, name: str, text: str | None) -> None:
         draft.write_text(text)
         draft.replace(path)
 
-    def all_changed() -> bool:
-        now = {service["name"]: service["policy"] for service in mesh.status()["services"]}
-        return all(now[service]["revision"] != revision for service, revision in before.items())
+    # Not just "another revision": an edit before this one may come into force only now.
+    revision = load_policy_folder(str(mesh.policies)).revision
 
-    assert eventually(all_changed)
+    def in_force() -> bool:
+        return all(service["policy"]["revision"] == revision for service in mesh.status()["services"])
+
+    assert eventually(in_force)
 
 
 def records(service: dict[str, Any]) -> list[dict[str, Any]]:
@@ -335,11 +337,11 @@ def failed_handshakes(service: dict[str, Any]) -> int:
 def test_a_call_passes_just_before_the_close_and_is_refused_just_after(
     mesh: LocalMesh, orders: dict[str, Any], catalog: dict[str, Any]
 ) -> None:
-    opens = datetime.now(UTC) + timedelta(seconds=4)
-    closes = opens + timedelta(seconds=2)
+    opens = datetime.now(UTC) + timedelta(seconds=8)
+    closes = opens + timedelta(seconds=3)
     edit(mesh, "timed.yaml", TIMED.format(opens=wall(opens), closes=wall(closes)))
     revision = mesh.status()["revision"]
-    edge = timedelta(milliseconds=200)
+    edge = timedelta(milliseconds=500)
     assert datetime.now(UTC) < opens - edge, "the edit took too long for this test's window"
 
     def at(instant: datetime) -> str:
@@ -420,6 +422,7 @@ def test_a_killed_authz_process_means_refusal_and_then_recovery(mesh: LocalMesh,
 
 
 def test_a_broken_file_changes_nothing_and_is_shown_with_its_place(mesh: LocalMesh, orders: dict[str, Any]) -> None:
+    assert eventually(lambda: mesh.status()["revision"])  # all at one: an edit before this one is in force
     before = mesh.status()
     path = mesh.policies / "set.yaml"
     path.write_text(SET.replace("kind: ThirdParty", "kind: ThirdPart"))

@@ -219,6 +219,7 @@ def test_calls_are_refused_while_a_sidecar_is_held_and_status_says_who_is_not_re
 
 
 def test_a_broken_policy_file_is_shown_with_its_place_while_the_old_set_stays(mesh: LocalMesh) -> None:
+    assert eventually(lambda: mesh.status()["revision"])
     revision = mesh.status()["revision"]
     broken = mesh.policies / "broken.yaml"
     broken.write_text(service("x", more=",\n  nonsense: 1"))

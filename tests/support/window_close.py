@@ -120,13 +120,18 @@ def close_on_every_stream(mesh: LocalMesh) -> Close:
 
 
 def records_since(mesh: LocalMesh, since_s: float) -> list[dict[str, Any]]:
-    """Give what the sidecars have recorded since then."""
+    """Give what the sidecars have recorded since then, without the ends of calls that were decided before it."""
     lines = [
         json.loads(line)
         for service in mesh.status()["services"]
         for line in Path(service["decision_log"]).read_bytes().splitlines()
     ]
-    return [one for one in lines if datetime.fromisoformat(one["time"]).timestamp() >= since_s]
+    before = {one["decision_id"] for one in lines if not one["cut"] and _at_s(one) < since_s}
+    return [one for one in lines if _at_s(one) >= since_s and one["decision_id"] not in before]
+
+
+def _at_s(record: dict[str, Any]) -> float:
+    return datetime.fromisoformat(record["time"]).timestamp()
 
 
 def cuts_of(records: list[dict[str, Any]], number: int) -> dict[str, dict[str, Any]]:
